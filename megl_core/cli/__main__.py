@@ -1,0 +1,5 @@
+"""`python -m megl_core.cli`, for launchers such as torchrun."""
+
+from megl_core.cli import main
+
+main()

@@ -1,0 +1,361 @@
+"""The one configuration tree: typed, validated, read from params.yaml, overridden by `--set a.b=c`.
+
+Every step takes its own section, so that a change of one section reruns only what depends on it.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from megl_core.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Severity = Literal["fail", "warn", "off"]
+
+
+class Section(BaseModel):
+    """A frozen group of settings; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+# --- data ------------------------------------------------------------------------------------
+
+
+class ScenesConfig(Section):
+    """The procedural set: shapes on a noisy background with a class-coded texture patch as spurious cue."""
+
+    num_train: int = Field(2400, ge=8)
+    num_val: int = Field(300, ge=4)
+    num_test: int = Field(600, ge=4)
+    """Images of each of the splits `test`, `ood` and `conflict`."""
+    size: int = Field(32, ge=24, le=512)
+    """Width and height in pixels."""
+    cue_correlation: Share = 0.95
+    """How often the patch tells the class in `train`, `val` and `test`."""
+    mask_share: Share = 0.10
+    """Share of training images that keep their mask; sets of growing share are nested."""
+    text_share: Share = 1.0
+    """Share of training images that keep their rationales; nested likewise."""
+    seed: int = 0
+
+
+class SplitConfig(Section):
+    """How rows without a declared split are divided: by group, stratified by label."""
+
+    val: Share = 0.1
+    test: Share = 0.2
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _leave_training_data(self) -> "SplitConfig":
+        if self.val + self.test >= 1.0:
+            raise ValueError("val + test must leave a share for training")
+        return self
+
+
+class DataConfig(Section):
+    """Where images come from."""
+
+    name: str = Field("scenes", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The dataset's folder in the workspace."""
+    importer: str = "procedural"
+    """A name from `megl data import --help`."""
+    source: str | None = None
+    """What the importer reads: a folder or a file."""
+    labels: list[str] | None = None
+    """The labels that may occur; None: those the dataset declares, else those its training rows carry."""
+    scenes: ScenesConfig = ScenesConfig()
+    split: SplitConfig = SplitConfig()
+
+
+class Bound(Section):
+    """An expectation's severity and its allowed range."""
+
+    severity: Severity = "fail"
+    min: float | None = None
+    max: float | None = None
+
+
+class ValidationConfig(Section):
+    """Expectations over the manifest. `fail` stops the pipeline, `warn` is shown, `off` is skipped."""
+
+    ids_unique: Severity = "fail"
+    labels_declared: Severity = "fail"
+    images_decode: Severity = "fail"
+    image_side: Bound = Bound(min=16, max=16384)
+    """Shorter and longer side in pixels."""
+    masks_decode: Severity = "fail"
+    mask_matches_image: Severity = "fail"
+    mask_area: Bound = Bound(severity="warn", min=0.0005, max=0.95)
+    """Marked share of the image; an empty or a full mask explains nothing."""
+    missing_masks: Bound = Bound(severity="warn", max=0.99)
+    """Share of training rows without a mask."""
+    missing_texts: Bound = Bound(severity="warn", max=0.99)
+    """Share of training rows without a rationale."""
+    words_per_text: Bound = Bound(severity="warn", min=3, max=80)
+    class_share: Bound = Bound(severity="warn", min=0.01, max=0.9)
+    """Share of each label among the training rows."""
+    exact_duplicates: Severity = "fail"
+    """The same image bytes in two splits."""
+    near_duplicates: Severity = "warn"
+    """Two splits hold images whose perceptual hashes differ in at most `near_duplicate_bits`."""
+    near_duplicate_bits: int = Field(2, ge=0, le=8)
+    label_conflicts: Severity = "warn"
+    """The same image bytes under two labels."""
+    drift: Bound = Bound(severity="warn", max=0.2)
+    """Population stability index against the reference manifest: labels, mask area, text length."""
+    min_rows: int = Field(8, ge=1)
+    max_offenders: int = Field(24, ge=1)
+    """Offending rows that the report names, with their pictures, for each expectation."""
+
+
+class PackConfig(Section):
+    """How the packed dataset is laid out."""
+
+    shard_mb: int = Field(256, ge=1)
+    """Image and mask bytes in a shard, about."""
+
+
+# --- method ----------------------------------------------------------------------------------
+
+SaliencyKind = Literal["centered", "contrastive", "plain"]
+TextPath = Literal["both", "saliency", "features", "off"]
+
+
+class BackboneConfig(Section):
+    """The image encoder: a compact ResNet by its sizes, or a pretrained checkpoint by its path."""
+
+    name: str = "resnet-small"
+    """`resnet-small`, or `hf:<path>` of a checkpoint that transformers' AutoBackbone loads."""
+    widths: list[int] = [32, 64, 128]
+    """Channels of each stage; every stage after the first halves the map's side."""
+    depths: list[int] = [1, 1, 1]
+    """Residual blocks of each stage."""
+    stem_stride: Literal[1, 2, 4] = 1
+    """4: the ImageNet stem; 1 or 2: a 3x3 stem for small images."""
+
+
+class GroundingConfig(Section):
+    """Saliency-Driven Textual Grounding (SDTG)."""
+
+    text_path: TextPath = "both"
+    """What the text loss may move: features and saliency, one of them, or neither."""
+    temperature: float = Field(0.5, gt=0)
+    """tau of the softmax over standardised saliency."""
+    leak_start: Share = 0.5
+    leak_end: Share = 0.05
+    """The uniform share of the prior, falling linearly over `leak_until` of the training."""
+    leak_until: float = Field(0.6, gt=0, le=1)
+    beta: float = Field(1.0, ge=0)
+    """Exponent of the saliency prior in the attention."""
+
+
+class DecoderConfig(Section):
+    """The language model that writes the rationale."""
+
+    name: Literal["small", "none"] = "small"
+    width: int = Field(128, ge=8)
+    max_tokens: int = Field(40, ge=4)
+    min_word_count: int = Field(1, ge=1)
+    """Words seen less often in the training rationales become <unk>."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class ModelConfig(Section):
+    image_size: int = Field(32, ge=16)
+    """Images are resized to this square."""
+    saliency: SaliencyKind = "centered"
+    backbone: BackboneConfig = BackboneConfig()
+    grounding: GroundingConfig = GroundingConfig()
+    decoder: DecoderConfig = DecoderConfig()
+
+
+class ObjectiveConfig(Section):
+    """Weights of L = L_cls + w_v L_vis + w_t L_txt + w_c L_dist."""
+
+    visual: float = Field(1.0, ge=0)
+    text: float = Field(1.0, ge=0)
+    consistency: float = Field(1.0, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+
+class TrainConfig(Section):
+    epochs: int = Field(12, ge=1)
+    batch_size: int = Field(32, ge=2)
+    """Images in a step over all processes."""
+    learning_rate: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    warmup: Share = 0.2
+    clip_norm: float = Field(1.0, gt=0)
+    annotated_quota: Share = 0.25
+    """At least this share of every batch has a mask (drawn with replacement), where there are any."""
+    max_shift: int = Field(0, ge=0)
+    """Random translation in pixels, image and mask alike."""
+    seed: int = 0
+    num_threads: int = Field(1, ge=1)
+    """Threads of one CPU process."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`."""
+    checkpoint_every: int = Field(2, ge=1)
+    """Epochs between checkpoints."""
+    keep_checkpoints: int = Field(2, ge=1)
+    cache_images: bool = True
+    """Keep decoded images in memory."""
+
+
+# --- evaluation, gate, registry --------------------------------------------------------------
+
+
+class EvaluationConfig(Section):
+    batch_size: int = Field(128, ge=1)
+    splits: list[str] | None = None
+    """None: every split but train."""
+    primary_split: str = "test"
+    """In-distribution data: the split the gate looks at."""
+    shifted_split: str | None = "ood"
+    """Out-of-distribution data, where the dataset has such a split."""
+    group_columns: list[str] = ["cue_class"]
+    """Free columns which, crossed with the label, form the groups of the worst-group accuracy."""
+    min_group: int = Field(10, ge=1)
+    """Smaller groups are not counted."""
+    max_texts: int = Field(2000, ge=0)
+    """Rationales generated for each split at most; 0: none."""
+    gallery: int = Field(6, ge=0)
+    """Pictures of each kind (best, worst, random) in the report."""
+
+
+class GateRule(Section):
+    """One promotion rule on a metric of the evaluation, named `<split>.<metric>`."""
+
+    metric: str
+    min: float | None = None
+    max: float | None = None
+    max_drop: float | None = Field(None, ge=0)
+    """How much worse than the champion it may be."""
+    required: bool = True
+    """False: the rule is skipped where the metric does not exist."""
+
+    @model_validator(mode="after")
+    def _bound_something(self) -> "GateRule":
+        if self.min is None and self.max is None and self.max_drop is None:
+            raise ValueError("a gate rule needs min, max or max_drop")
+        return self
+
+
+class GateConfig(Section):
+    rules: list[GateRule] = [
+        GateRule(metric="test.accuracy", min=0.9, max_drop=0.01),
+        GateRule(metric="ood.accuracy", min=0.85, max_drop=0.02, required=False),
+        GateRule(metric="test.energy_in_mask", min=0.5, max_drop=0.05, required=False),
+    ]
+
+
+class RegistryConfig(Section):
+    tracking_uri: str | None = None
+    """None: MLFLOW_TRACKING_URI, else SQLite in the workspace."""
+    experiment: str = "megl"
+    model_name: str = Field("megl", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+class Config(Section):
+    """The whole tree, as params.yaml holds it."""
+
+    data: DataConfig = DataConfig()
+    validation: ValidationConfig = ValidationConfig()
+    pack: PackConfig = PackConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    gate: GateConfig = GateConfig()
+    registry: RegistryConfig = RegistryConfig()
+
+
+def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Defaults, then the YAML file at `path`, then each `a.b=c` of `overrides`.
+
+    Raises:
+        ConfigError: the file or an override does not fit; the message names every wrong key.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        tree = _read_yaml(path)
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"cannot read {override!r}", fix="write --set section.key=value")
+        _set_in(tree, key.strip(), _parse_scalar(value))
+    return parse(Config, tree, where=str(path) if path else "--set")
+
+
+S = TypeVar("S", bound=Section)
+
+
+def parse(section: type[S], tree: Mapping[str, Any], where: str = "configuration") -> S:
+    """Check a plain tree against a section.
+
+    Raises:
+        ConfigError: naming each wrong key, and for unknown keys the nearest known one.
+    """
+    try:
+        return section.model_validate(dict(tree))
+    except ValidationError as error:
+        problems = [_describe(section, dict(item)) for item in error.errors()]
+        raise ConfigError("\n  ".join(["wrong settings:", *problems]), where=where) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("no such parameter file", where=str(path)) from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"not valid YAML: {error}", where=str(path)) from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError("a parameter file holds a mapping of sections", where=str(path))
+    return tree
+
+
+def _parse_scalar(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _set_in(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        child = tree.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"{dotted}: {parent} holds a value, not a section")
+        tree = child
+    tree[last] = value
+
+
+def _describe(section: type[Section], item: Mapping[str, Any]) -> str:
+    location = [str(part) for part in item["loc"]]
+    name = ".".join(location)
+    if item["type"] != "extra_forbidden":
+        return f"{name}: {item['msg']} (got {item['input']!r})"
+    known = _known_keys(section)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    nearest = nearest or [key for key in known if key.split(".")[-1] == location[-1]][:1]
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"{name}: unknown key{hint}"
+
+
+def _known_keys(section: type[Section], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+    return keys

@@ -1,0 +1,141 @@
+"""The data contract: a folder that any importer writes and every step reads.
+
+    <dataset>/
+      images/            image files
+      masks/             8-bit or 1-bit images; non-zero = "look here"
+      annotations.jsonl  one object a line: id, image, label, mask, explanations,
+                         and optionally split, group and free columns
+      dataset.json       optional: name, declared labels, where the data came from
+
+docs/data.md describes it for people; `megl_core/data/annotation.schema.json` for programs.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from megl_core.errors import DataError
+from megl_core.files import read_json
+
+ANNOTATIONS = "annotations.jsonl"
+DATASET_JSON = "dataset.json"
+IMAGES = "images"
+MASKS = "masks"
+
+TRAIN = "train"
+VAL = "val"
+
+_CORE_KEYS = ("id", "image", "label", "mask", "explanations", "split", "group")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One annotated image. Paths are POSIX, relative to the dataset's folder."""
+
+    id: str
+    image: str
+    label: str
+    mask: str | None = None
+    explanations: tuple[str, ...] = ()
+    split: str | None = None
+    group: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that stands in annotations.jsonl; absent optional keys are left out."""
+        row: dict[str, Any] = {
+            "id": self.id,
+            "image": self.image,
+            "label": self.label,
+            "mask": self.mask,
+            "explanations": list(self.explanations),
+        }
+        if self.split is not None:
+            row["split"] = self.split
+        if self.group is not None:
+            row["group"] = self.group
+        return row | dict(self.extra)
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A line of annotations.jsonl that is no sample, and why."""
+
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{ANNOTATIONS} line {self.line}: {self.reason}"
+
+
+def read_annotations(root: Path) -> Iterator[Sample | BadRow]:
+    """Stream the rows of a dataset folder in file order, in constant memory.
+
+    A line that is no sample comes out as a `BadRow`, so that a caller can report all of them.
+
+    Raises:
+        DataError: the folder has no annotations file, or the file is empty.
+    """
+    path = root / ANNOTATIONS
+    if not path.is_file():
+        raise DataError(
+            f"no {ANNOTATIONS} in the dataset folder",
+            where=str(root),
+            fix="import the data first: megl data import --help",
+        )
+    line_number = 0
+    with path.open("rb") as stream:
+        for line_number, line in enumerate(stream, start=1):
+            if line.strip():
+                yield parse_line(line, line_number)
+    if line_number == 0:
+        raise DataError(f"{ANNOTATIONS} is empty", where=str(path))
+
+
+def parse_line(line: bytes, number: int) -> Sample | BadRow:
+    """One line of annotations.jsonl as a `Sample`, or as a `BadRow` saying what is wrong."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return BadRow(number, f"not valid UTF-8 at byte {error.start}")
+    except json.JSONDecodeError as error:
+        return BadRow(number, f"not valid JSON: {error.msg} at column {error.colno}")
+    if not isinstance(row, dict):
+        return BadRow(number, "not a JSON object")
+    if reason := _wrong_field(row):
+        return BadRow(number, reason)
+    return Sample(
+        id=row["id"],
+        image=row["image"],
+        label=row["label"],
+        mask=row.get("mask"),
+        explanations=tuple(row.get("explanations") or ()),
+        split=row.get("split"),
+        group=row.get("group"),
+        extra={key: value for key, value in row.items() if key not in _CORE_KEYS},
+    )
+
+
+def _wrong_field(row: dict[str, Any]) -> str | None:
+    for key in ("id", "image", "label"):
+        if not isinstance(row.get(key), str) or not row[key]:
+            return f"{key!r} must be a non-empty string (got {row.get(key)!r})"
+    for key in ("mask", "split", "group"):
+        value = row.get(key)
+        if value is not None and (not isinstance(value, str) or not value):
+            return f"{key!r} must be a non-empty string or null (got {value!r})"
+    texts = row.get("explanations")
+    if texts is not None and not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
+        return "'explanations' must be a list of strings"
+    return None
+
+
+def declared_labels(root: Path) -> list[str] | None:
+    """The labels that dataset.json declares, or None where it declares none."""
+    path = root / DATASET_JSON
+    if not path.is_file():
+        return None
+    labels = read_json(path).get("labels")
+    return list(labels) if labels else None

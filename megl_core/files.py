@@ -1,0 +1,172 @@
+"""Files: atomic writes, content digests, and paths that stay inside their folder."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from megl_core.errors import DataError, MeglError
+
+_CHUNK = 1 << 20
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one UTF-8 JSON form of `value`: sorted keys, no spaces, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def sha256_json(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON form of `value`."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes, read in constant memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_tree(root: Path) -> str:
+    """SHA-256 (hex) over the relative path and the bytes of every file below `root`."""
+    return sha256_json(tree_digests(root))
+
+
+def tree_digests(root: Path) -> dict[str, str]:
+    """`{relative POSIX path: SHA-256}` of every regular file below `root`."""
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix(): sha256_file(path) for path in files}
+
+
+def resolve_inside(root: Path, relative: str) -> Path:
+    """The real path of `relative` below `root`.
+
+    Raises:
+        DataError: the path is absolute, climbs out of `root`, or leads out of it by a symlink.
+    """
+    pure = PurePosixPath(relative)
+    if not relative or "\x00" in relative or pure.is_absolute() or ".." in pure.parts:
+        raise DataError(f"unsafe path {relative!r}: it must be relative and stay in its folder")
+    real_root = root.resolve()
+    real = (real_root / pure).resolve()
+    if not real.is_relative_to(real_root):
+        raise DataError(f"unsafe path {relative!r}: it leads out of {root}")
+    return real
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically: readers see the old bytes or the new ones, never a part.
+
+    Raises:
+        MeglError: the file cannot be written (disk full, no permission); nothing is left behind.
+    """
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON (two-space indent, sorted keys, newline at the end) atomically."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that one of our steps wrote.
+
+    Raises:
+        DataError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path.name} is missing", where=str(path)) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path.name} is not valid JSON: {error}", where=str(path)) from None
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary sibling of `path` to write to; it takes the name `path` when the block ends well."""
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """A temporary sibling folder to fill; it replaces `path` as a whole when the block ends well."""
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                _sync(file)
+            temporary.chmod(0o755)
+            _replace_directory(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync(path.parent)
+
+
+def _replace_directory(new: Path, path: Path) -> None:
+    """Move `new` to `path`. An old folder steps aside first and comes back if the move fails."""
+    if not path.exists():
+        new.rename(path)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    path.rename(aside / "old")
+    try:
+        new.rename(path)
+    except OSError:
+        (aside / "old").rename(path)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+            raise
+        raise MeglError(
+            f"cannot write {path.name}: {error.strerror or error}",
+            where=str(path),
+            fix="free some space or choose a folder you may write to; nothing was left half-written",
+        ) from error
