@@ -128,15 +128,13 @@ TextPath = Literal["both", "saliency", "features", "off"]
 
 
 class BackboneConfig(Section):
-    """The image encoder: a compact ResNet by its sizes, or a pretrained checkpoint by its path."""
+    """The image encoder: a compact ResNet, by its sizes."""
 
-    name: str = "resnet-small"
-    """`resnet-small`, or `hf:<path>` of a checkpoint that transformers' AutoBackbone loads."""
-    widths: list[int] = [32, 64, 128]
+    widths: list[int] = [32, 64]
     """Channels of each stage; every stage after the first halves the map's side."""
-    depths: list[int] = [1, 1, 1]
+    depths: list[int] = [2, 2]
     """Residual blocks of each stage."""
-    stem_stride: Literal[1, 2, 4] = 1
+    stem_stride: Literal[1, 2, 4] = 2
     """4: the ImageNet stem; 1 or 2: a 3x3 stem for small images."""
 
 

@@ -11,13 +11,14 @@ docs/data.md describes it for people; `megl_core/data/annotation.schema.json` fo
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from megl_core.errors import DataError
-from megl_core.files import read_json
+from megl_core.files import canonical_json, read_json
 
 ANNOTATIONS = "annotations.jsonl"
 DATASET_JSON = "dataset.json"
@@ -26,8 +27,10 @@ MASKS = "masks"
 
 TRAIN = "train"
 VAL = "val"
+TEST = "test"
 
 _CORE_KEYS = ("id", "image", "label", "mask", "explanations", "split", "group")
+_SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # it becomes part of file names
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,14 @@ def read_annotations(root: Path) -> Iterator[Sample | BadRow]:
     A line that is no sample comes out as a `BadRow`, so that a caller can report all of them.
 
     Raises:
-        DataError: the folder has no annotations file, or the file is empty.
+        DataError: the folder has no annotations file, or the file has no rows.
     """
+    for _, row in read_numbered(root):
+        yield row
+
+
+def read_numbered(root: Path) -> Iterator[tuple[int, Sample | BadRow]]:
+    """Like `read_annotations`, each row with its line number (from 1; blank lines count, but are no rows)."""
     path = root / ANNOTATIONS
     if not path.is_file():
         raise DataError(
@@ -85,23 +94,27 @@ def read_annotations(root: Path) -> Iterator[Sample | BadRow]:
             where=str(root),
             fix="import the data first: megl data import --help",
         )
-    line_number = 0
+    empty = True
     with path.open("rb") as stream:
         for line_number, line in enumerate(stream, start=1):
             if line.strip():
-                yield parse_line(line, line_number)
-    if line_number == 0:
+                empty = False
+                yield line_number, parse_line(line, line_number)
+    if empty:
         raise DataError(f"{ANNOTATIONS} is empty", where=str(path))
 
 
 def parse_line(line: bytes, number: int) -> Sample | BadRow:
     """One line of annotations.jsonl as a `Sample`, or as a `BadRow` saying what is wrong."""
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = json.loads(line.decode("utf-8"), parse_constant=_reject_constant)
+        canonical_json(row)  # a lone surrogate is legal JSON and no text
     except UnicodeDecodeError as error:
         return BadRow(number, f"not valid UTF-8 at byte {error.start}")
     except json.JSONDecodeError as error:
         return BadRow(number, f"not valid JSON: {error.msg} at column {error.colno}")
+    except (ValueError, RecursionError) as error:
+        return BadRow(number, f"not usable JSON: {error}")
     if not isinstance(row, dict):
         return BadRow(number, "not a JSON object")
     if reason := _wrong_field(row):
@@ -118,6 +131,10 @@ def parse_line(line: bytes, number: int) -> Sample | BadRow:
     )
 
 
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
 def _wrong_field(row: dict[str, Any]) -> str | None:
     for key in ("id", "image", "label"):
         if not isinstance(row.get(key), str) or not row[key]:
@@ -129,13 +146,28 @@ def _wrong_field(row: dict[str, Any]) -> str | None:
     texts = row.get("explanations")
     if texts is not None and not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
         return "'explanations' must be a list of strings"
+    split = row.get("split")
+    if split is not None and not _SPLIT_NAME.fullmatch(split):
+        return f"'split' must be a short name of letters, digits, '.', '_' and '-' (got {split!r})"
     return None
 
 
 def declared_labels(root: Path) -> list[str] | None:
-    """The labels that dataset.json declares, or None where it declares none."""
+    """The labels that dataset.json declares, or None where it declares none.
+
+    Raises:
+        DataError: dataset.json is no JSON object, or its labels are no list of distinct strings.
+    """
     path = root / DATASET_JSON
     if not path.is_file():
         return None
-    labels = read_json(path).get("labels")
-    return list(labels) if labels else None
+    description = read_json(path)
+    if not isinstance(description, dict):
+        raise DataError(f"{DATASET_JSON} must hold a JSON object", where=str(path))
+    labels = description.get("labels")
+    if not labels:
+        return None
+    strings = isinstance(labels, list) and all(isinstance(label, str) and label for label in labels)
+    if not strings or len(set(labels)) != len(labels):
+        raise DataError("'labels' must be a list of distinct, non-empty strings", where=str(path))
+    return list(labels)

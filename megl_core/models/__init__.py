@@ -1,1 +1,1 @@
-"""."""
+"""The MEGL model and its parts: backbone, saliency, grounding, decoder."""

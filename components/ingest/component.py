@@ -1,0 +1,37 @@
+"""Bring a dataset into the workspace, measure it and track it with DVC."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def ingest(
+    workspace: str,
+    data: dict,
+    dataset: dsl.Output[dsl.Dataset],
+    manifest: dsl.Output[dsl.Dataset],
+) -> NamedTuple("Ingested", [("digest", str), ("num_samples", int), ("dvc", dict)]):
+    """Import a dataset, or generate it, and give it a digest and a DVC version.
+
+    Args:
+        workspace: Folder that keeps datasets and their DVC repository.
+        data: The `data` section of the configuration.
+        dataset: The dataset folder, in the workspace.
+        manifest: One row for every sample, with digests and measurements.
+
+    Returns:
+        digest: Root digest of the data, num_samples: rows, dvc: the DVC version of the folder.
+    """
+    import dataclasses
+    from pathlib import Path
+
+    from megl_core import config, progress
+    from megl_core.data import ingest as step
+
+    with progress.step("ingest"):
+        result = step.ingest(config.parse(config.DataConfig, data, where="data"), Path(workspace))
+    dataset.uri, manifest.uri = str(result.dataset), str(result.manifest)
+    return (result.digest, result.num_samples, dataclasses.asdict(result.dvc))

@@ -1,0 +1,30 @@
+"""Move a version to a stage."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def promote(version: str, passed: bool, stage: str, workspace: str, registry: dict) -> str:
+    """Promote a version that passed the gate; leave one that did not where it is.
+
+    Args:
+        version: The version's number.
+        passed: The gate's verdict.
+        stage: Stage to promote to: Staging or Production.
+        workspace: Folder of the local registry.
+        registry: The `registry` section of the configuration.
+
+    Returns:
+        The version's stage afterwards.
+    """
+    from pathlib import Path
+
+    from megl_core.registry.tracked import promote_if_passed
+
+    from megl_core import config, progress
+
+    with progress.step("promote"):
+        settings = config.parse(config.RegistryConfig, registry, where="registry")
+        return promote_if_passed(settings, Path(workspace), int(version), stage, passed=passed)

@@ -1,0 +1,54 @@
+"""Register a model with MLflow."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def register(
+    trained: dsl.Input[dsl.Model],
+    evaluated: dsl.Input[dsl.Artifact],
+    verdict: dsl.Input[dsl.Artifact],
+    model_digest: str,
+    digest: str,
+    code: str,
+    dvc: dict,
+    run_id: str,
+    workspace: str,
+    registry: dict,
+) -> str:
+    """Register the model as a new version, or find the version that these very bytes have already.
+
+    Args:
+        trained: The model folder.
+        evaluated: Its evaluation.
+        verdict: The gate's verdict.
+        model_digest: Digest of the model.
+        digest: Digest of the data.
+        code: Digest of the code.
+        dvc: DVC version of the dataset.
+        run_id: MLflow run that made the model.
+        workspace: Folder of the local registry.
+        registry: The `registry` section of the configuration.
+
+    Returns:
+        The version's number.
+    """
+    from pathlib import Path
+
+    from megl_core.registry.tracked import register_tracked
+
+    from megl_core import config, progress
+
+    with progress.step("register"):
+        version = register_tracked(
+            Path(trained.path),
+            Path(evaluated.path),
+            Path(verdict.path),
+            config.parse(config.RegistryConfig, registry, where="registry"),
+            Path(workspace),
+            run_id=run_id,
+            digests={"model": model_digest, "data": digest, "code": code, "dvc": dvc.get("md5", "")},
+        )
+    return str(version.version)

@@ -1,0 +1,41 @@
+"""Check the manifest against the expectations, and stop the pipeline where they do not hold."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def validate(
+    dataset: dsl.Input[dsl.Dataset],
+    manifest: dsl.Input[dsl.Dataset],
+    digest: str,
+    code: str,
+    labels: list,
+    validation: dict,
+    report: dsl.Output[dsl.Artifact],
+) -> bool:
+    """Validate a dataset with Great Expectations over its manifest.
+
+    Args:
+        dataset: The dataset folder.
+        manifest: Its manifest.
+        digest: Root digest of the data.
+        code: Digest of the code.
+        labels: Labels that may occur; empty for those the dataset declares.
+        validation: The `validation` section of the configuration.
+        report: Folder with validation.json and validation.html.
+
+    Returns:
+        True; a failed expectation fails the step.
+    """
+    from pathlib import Path
+
+    from megl_core import config, progress
+    from megl_core.validation import validate as step
+
+    with progress.step("validate"):
+        settings = config.parse(config.ValidationConfig, validation, where="validation")
+        return step(
+            Path(dataset.path), Path(manifest.path), settings, Path(report.path), labels or None
+        ).passed

@@ -1,0 +1,130 @@
+"""Reading packed data: random access to memory-mapped Arrow shards, without the `datasets` library.
+
+The kernel's page cache holds what is read, shared by all processes of a machine; a row is found by two
+look-ups. A dataset opens its files on first use and closes them to be pickled, so that it can be handed
+to workers, forked or spawned.
+"""
+
+import bisect
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from megl_core.data.contract import DATASET_JSON
+from megl_core.data.manifest import digest_rows, row_digest
+from megl_core.errors import DataError, IntegrityError
+from megl_core.files import read_json, resolve_inside
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PackInfo:
+    """A packed dataset: its root digest, its labels in index order, and the rows of each split."""
+
+    digest: str
+    labels: list[str]
+    splits: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRow:
+    """One packed sample; `label` is an index into the labels, `image` and `mask` are encoded files."""
+
+    id: str
+    label: int
+    group: str | None
+    image: bytes
+    mask: bytes | None
+    explanations: tuple[str, ...]
+    extra: dict[str, Any]
+
+
+def read_info(root: Path) -> PackInfo:
+    """What a packed folder holds.
+
+    Raises:
+        DataError: it is no packed folder, or one of another version.
+    """
+    description = _read_description(root)
+    splits = {name: split["rows"] for name, split in description["splits"].items()}
+    return PackInfo(description["digest"], description["labels"], splits)
+
+
+def verify(root: Path) -> PackInfo:
+    """Compute the root digest again from the bytes in the shards.
+
+    Raises:
+        IntegrityError: the shards do not hold what dataset.json says.
+    """
+    info = read_info(root)
+    digests = []
+    for split, num_rows in info.splits.items():
+        data = PackedDataset(root, split)
+        if len(data) != num_rows:
+            raise IntegrityError(f"split {split!r} holds {len(data)} rows, not {num_rows}", where=str(root))
+        digests += [_digest(data[index], split, info.labels) for index in range(len(data))]
+    if digest_rows(digests) != info.digest:
+        raise IntegrityError(
+            "the packed bytes do not have the recorded digest", where=str(root), fix="pack the dataset again"
+        )
+    return info
+
+
+class PackedDataset:
+    """A split of a packed folder, by row number.
+
+    Raises:
+        DataError: the folder has no such split.
+    """
+
+    def __init__(self, root: Path, split: str) -> None:
+        splits = _read_description(root)["splits"]
+        if split not in splits:
+            raise DataError(
+                f"no split {split!r}", where=str(root), fix=f"choose one of: {', '.join(sorted(splits))}"
+            )
+        self.root = root
+        self.split = split
+        self._shards: list[str] = splits[split]["shards"]
+        self._num_rows: int = splits[split]["rows"]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> PackedRow:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        number = bisect.bisect_right(self._starts, index) - 1
+        row = self._batches[number].slice(index - self._starts[number], 1).to_pylist()[0]
+        return PackedRow(
+            id=row["id"],
+            label=row["label"],
+            group=row["group"],
+            image=row["image"]["bytes"],
+            mask=None if row["mask"] is None else row["mask"]["bytes"],
+            explanations=tuple(row["explanations"]),
+            extra=json.loads(row["extra"]),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        opened = ("_batches", "_starts", "labels", "annotated")
+        return {name: value for name, value in self.__dict__.items() if name not in opened}
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """The label index of every row, (N,)."""
+        return self._gather([batch["label"].to_numpy() for batch in self._batches], np.dtype(np.int64))
+
+    @cached_property
+    def annotated(self) -> NDArray[np.bool_]:
+        """Whether each row has a mask, (N,)."""
+        valid = [batch["mask"].is_valid().to_numpy(zero_copy_only=False) for batch in self._batches]
+        return self._gather(valid, np.dtype(np.bool_))

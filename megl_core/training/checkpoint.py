@@ -1,0 +1,85 @@
+"""Checkpoints: everything a run needs to go on as if it had never stopped, in safetensors and JSON.
+
+    <folder>/step-00000150/
+      model.safetensors      weights and buffers
+      optimizer.safetensors  <index>.<name> of each parameter's optimizer tensors
+      state.json             step, what the run is made of, history
+
+A checkpoint appears under its name only when it is complete, so the newest one is always whole.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim import Optimizer
+
+from megl_core.files import atomic_directory, read_json, write_json
+
+_PREFIX = "step-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A saved moment: after `step` steps of the run with fingerprint `run`, with its history so far."""
+
+    folder: Path
+    step: int
+    run: str
+    history: list[dict[str, float]]
+
+
+def save_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    step: int,
+    run: str,
+    history: list[dict[str, float]],
+    keep: int,
+) -> None:
+    """Write a checkpoint atomically and remove all but the newest `keep`."""
+    with atomic_directory(folder / f"{_PREFIX}{step:08d}") as target:
+        weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+        save_file(weights, target / "model.safetensors")
+        save_file(_optimizer_tensors(optimizer), target / "optimizer.safetensors")
+        write_json(target / "state.json", {"step": step, "run": run, "history": history})
+    for old in _folders(folder)[:-keep]:
+        shutil.rmtree(old)
+
+
+def latest_checkpoint(folder: Path, run: str) -> Checkpoint | None:
+    """The newest checkpoint of the run with this fingerprint; None where there is none."""
+    for candidate in reversed(_folders(folder)):
+        state = read_json(candidate / "state.json")
+        if state["run"] == run:
+            return Checkpoint(candidate, state["step"], state["run"], state["history"])
+    return None
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
+    """Load weights and optimizer state in place."""
+    model.load_state_dict(load_file(checkpoint.folder / "model.safetensors"))
+    tensors = load_file(checkpoint.folder / "optimizer.safetensors")
+    state: dict[int, dict[str, Any]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": tensor.detach().cpu().contiguous()
+        for index, values in state.items()
+        for name, tensor in values.items()
+    }
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir())

@@ -1,0 +1,319 @@
+"""The training step of the pipeline: packed data in, a model folder out.
+
+A run is a pure function of its data, configuration and seed: batches, learning rate, leak and dropout
+are derived from the step's number. A checkpoint therefore holds weights and optimizer state alone, and a
+run that was stopped ends with the weights of one that was not.
+"""
+
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from megl_core.config import ModelConfig, ObjectiveConfig, TrainConfig
+from megl_core.data.contract import TRAIN, VAL
+from megl_core.data.loading import Batch, TrainingBatches
+from megl_core.data.packed import PackedDataset, read_info
+from megl_core.data.sampling import QuotaSampler
+from megl_core.data.tokenizer import WordTokenizer
+from megl_core.errors import DataError, MeglError
+from megl_core.files import atomic_directory, sha256_json, sha256_tree, write_json
+from megl_core.models.grounding import leak_at
+from megl_core.models.megl import MEGL
+from megl_core.objectives.objective import Objective, Targets, reference_curve
+from megl_core.objectives.reduce import reported_mean
+from megl_core.progress import Reporter, get_reporter
+from megl_core.training.checkpoint import Checkpoint, latest_checkpoint, restore, save_checkpoint
+from megl_core.training.distributed import Process, process_group
+from megl_core.training.monitor import check_progress
+from megl_core.training.schedule import one_cycle
+
+TRAINING_FILE = "training.json"
+Row = dict[str, float]
+
+
+class Tracker(Protocol):
+    """Where a run's numbers go, besides the model folder."""
+
+    def log_params(self, params: Mapping[str, Any]) -> None: ...
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None: ...
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run: the model's folder, the SHA-256 over its files, and the last epoch's numbers."""
+
+    model: Path
+    model_digest: str
+    metrics: Row
+
+
+@dataclass(frozen=True)
+class _Settings:
+    model: ModelConfig
+    objective: ObjectiveConfig
+    train: TrainConfig
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name).model_dump(mode="json") for name in ("model", "objective", "train")}
+
+
+def train(
+    data: Path,
+    output: Path,
+    model: ModelConfig,
+    objective: ObjectiveConfig,
+    config: TrainConfig,
+    *,
+    tracker: Tracker | None = None,
+    reporter: Reporter | None = None,
+    resume: bool = True,
+) -> TrainResult | None:
+    """Train MEGL on packed data and write the model folder `output` in one piece.
+
+    Checkpoints lie in `<output>.checkpoints` while the run lasts. A run of the same data and settings
+    goes on from there unless `resume` is off.
+
+    Returns:
+        The result on the main process, None on the others.
+
+    Raises:
+        DataError: there is nothing to train on.
+        MeglError: the loss is no longer finite; the message names the batch.
+    """
+    torch.set_num_threads(config.num_threads)
+    settings = _Settings(model, objective, config)
+    with process_group(config.device) as process:
+        run = Run(data, output, settings, process, tracker, reporter or get_reporter())
+        if resume:
+            run.resume()
+        run.fit()
+        return run.finish() if process.is_main else None
+
+
+class Run:
+    """One training run in one process."""
+
+    def __init__(
+        self,
+        data: Path,
+        output: Path,
+        settings: _Settings,
+        process: Process,
+        tracker: Tracker | None,
+        reporter: Reporter,
+    ) -> None:
+        config = settings.train
+        self.settings = settings
+        self.config = config
+        self.process = process
+        self.tracker = tracker if process.is_main else None
+        self.reporter = reporter
+        self.output = output
+        self.checkpoints = output.with_name(output.name + ".checkpoints")
+        info = read_info(data)
+        self.fingerprint = sha256_json({"data": info.digest, **settings.to_json()})
+        self.data_digest = info.digest
+        self.train_data = PackedDataset(data, TRAIN)
+        self.val_data = PackedDataset(data, VAL) if VAL in info.splits else None
+        if len(self.train_data) < config.batch_size:
+            raise DataError(
+                f"{len(self.train_data)} training rows do not fill a batch of {config.batch_size}",
+                where=str(data),
+                fix="lower train.batch_size or add data",
+            )
+        torch.manual_seed(config.seed)
+        tokenizer = _learn_tokenizer(self.train_data, settings)
+        self.model = MEGL(settings.model, info.labels, tokenizer).to(process.device)
+        self.sampler = QuotaSampler(
+            self.train_data.annotated, config.batch_size, config.annotated_quota, config.seed
+        )
+        self.batches = TrainingBatches(
+            self.train_data,
+            self.sampler,
+            tokenizer if settings.objective.text > 0 else None,
+            size=settings.model.image_size,
+            max_tokens=settings.model.decoder.max_tokens,
+            max_shift=config.max_shift,
+            cache=config.cache_images,
+            seed=config.seed,
+            rank=process.rank,
+            world=process.world,
+        )
+        reference = self._reference_curve()
+        self.objective = Objective(settings.objective, reference).to(process.device)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.history: list[Row] = []
+        self.step = 0
+        self.seconds = 0.0
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.epochs * self.sampler.steps_per_epoch
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint of this very run, if there is one."""
+        checkpoint: Checkpoint | None = latest_checkpoint(self.checkpoints, self.fingerprint)
+        if checkpoint is None:
+            return
+        restore(checkpoint, self.model, self.optimizer)
+        self.step = checkpoint.step
+        self.history = checkpoint.history
+        self.seconds = self.history[-1]["seconds"] if self.history else 0.0
+        self.reporter.message(f"resuming at step {self.step} of {self.total_steps}")
+
+    def fit(self) -> None:
+        """Train until the last step, a checkpoint every few epochs."""
+        model: nn.Module = self.model
+        if self.process.world > 1:
+            model = DistributedDataParallel(self.model)
+        if self.tracker is not None:
+            self.tracker.log_params(self.settings.to_json())
+        description = "training" if self.process.is_main else f"training (rank {self.process.rank})"
+        with self.reporter.bar(description, self.total_steps) as bar:
+            bar.advance(self.step)
+            while self.step < self.total_steps:
+                row = self._epoch(model, bar)
+                self.history.append(row)
+                self._log(row)
+                self._checkpoint()
+
+    def finish(self) -> TrainResult:
+        """Write the model folder and drop the checkpoints."""
+        with atomic_directory(self.output) as folder:
+            self.model.save(folder)
+            write_json(
+                folder / TRAINING_FILE,
+                {
+                    "config": self.settings.to_json(),
+                    "data_digest": self.data_digest,
+                    "history": self.history,
+                    "processes": self.process.world,
+                    "seconds": round(self.seconds, 3),
+                    "steps": self.step,
+                    "torch": str(torch.__version__),
+                },
+            )
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        return TrainResult(self.output, sha256_tree(self.output), self.history[-1])
+
+    def _epoch(self, model: nn.Module, bar: Any) -> Row:
+        started = time.monotonic()
+        first = self.step
+        last = min(
+            self.total_steps, (first // self.sampler.steps_per_epoch + 1) * self.sampler.steps_per_epoch
+        )
+        sums: dict[str, Tensor] = {}
+        model.train()
+        for batch in self.batches.between(first, last):
+            terms = self._train_step(model, batch)
+            self.step += 1
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0) + term.detach()
+            bar.advance(1, **self._shown(sums, first, started))
+        means = {name: float(reported_mean(total)) / (last - first) for name, total in sums.items()}
+        self._require_finite(means)
+        self.seconds += time.monotonic() - started
+        return {
+            "epoch": last // self.sampler.steps_per_epoch,
+            "step": last,
+            **means,
+            "learning_rate": self._learning_rate(last - 1),
+            **self._validate(),
+            "images_per_second": (last - first) * self.config.batch_size / (time.monotonic() - started),
+            "seconds": round(self.seconds, 3),
+        }
+
+    def _train_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        device = self.process.device
+        # Dropout differs from step to step and from process to process, and is the same after a resume.
+        torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 4099 + self.process.rank)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(self.step)
+        targets = Targets(
+            batch.labels.to(device),
+            batch.masks.to(device),
+            batch.has_mask.to(device),
+            batch.tokens.to(device),
+        )
+        reads = targets.tokens[:, :-1] if self.batches.tokenizer is not None else None
+        leak = leak_at(self.settings.model.grounding, self.step / self.total_steps)
+        output = model(batch.images.to(device), targets.labels, reads, leak)
+        terms: dict[str, Tensor] = self.objective(output, targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms["loss"].backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(model.parameters(), self.config.clip_norm)
+        if not torch.isfinite(norm):
+            raise MeglError(
+                f"the gradient is not finite at step {self.step}",
+                where="batch " + ", ".join(batch.ids[:8]) + ("..." if len(batch.ids) > 8 else ""),
+                fix="lower train.learning_rate, or look at these images",
+            )
+        self.optimizer.step()
+        return terms
+
+    def _learning_rate(self, step: int) -> float:
+        return one_cycle(step, self.total_steps, self.config.learning_rate, self.config.warmup)
+
+    def _shown(self, sums: dict[str, Tensor], first: int, started: float) -> dict[str, float]:
+        done = self.step - first
+        if done % 5:
+            return {}
+        speed = done * self.config.batch_size / (time.monotonic() - started)
+        return {"loss": float(sums["loss"]) / done, "images/s": round(speed)}
+
+    def _require_finite(self, means: Row) -> None:
+        if wrong := [name for name, value in means.items() if not math.isfinite(value)]:
+            raise MeglError(f"the loss is not finite: {', '.join(wrong)}", fix="lower train.learning_rate")
+
+    def _validate(self) -> Row:
+        if self.val_data is None or not self.process.is_main:
+            return {}
+        return check_progress(self.model, self.val_data)
+
+    def _log(self, row: Row) -> None:
+        if self.tracker is not None:
+            self.tracker.log_metrics(
+                {name: value for name, value in row.items() if name != "step"}, self.step
+            )
+
+    def _checkpoint(self) -> None:
+        epoch = self.step // self.sampler.steps_per_epoch
+        if self.process.is_main and epoch % self.config.checkpoint_every == 0:
+            save_checkpoint(
+                self.checkpoints,
+                self.model,
+                self.optimizer,
+                step=self.step,
+                run=self.fingerprint,
+                history=self.history,
+                keep=self.config.keep_checkpoints,
+            )
+        self.process.barrier()
+
+    def _reference_curve(self) -> Tensor | None:
+        annotated = self.train_data.annotated.nonzero()[0]
+        if not len(annotated):
+            return None
+        masks = [self.batches.pixels.get(int(index))[1] for index in annotated]
+        return reference_curve(torch.stack(masks), self.model.map_size)
+
+
+def _learn_tokenizer(data: PackedDataset, settings: _Settings) -> WordTokenizer | None:
+    """The vocabulary of the training rationales; None where none are wanted or there are none."""
+    if settings.model.decoder.name == "none" or settings.objective.text == 0:
+        return None
+    texts = [text for index in range(len(data)) for text in data[index].explanations]
+    if not texts:
+        return None
+    return WordTokenizer.learn(texts, settings.model.decoder.min_word_count)

@@ -1,0 +1,1 @@
+"""Kubeflow pipelines, and how to run and compile them."""

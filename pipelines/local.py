@@ -1,0 +1,32 @@
+"""Runs the training pipeline with kfp.local, in a process of its own.
+
+    python -m pipelines.local <request.json>
+
+KFP prints a lot and knows no other way to say how a step fares; a process of its own keeps that in a log
+file, can be stopped as a whole, and leaves its caller free to draw.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from kfp import local
+
+from pipelines.training import training
+
+
+def main(request_file: Path) -> None:
+    """Run the pipeline that the request describes and write its result beside the request."""
+    request = json.loads(request_file.read_text())
+    local.init(
+        runner=local.SubprocessRunner(use_venv=False),
+        pipeline_root=request["pipeline_root"],
+        enable_caching=request["cache"],
+        raise_on_error=True,
+    )
+    run = training(**request["arguments"])
+    Path(request["result"]).write_text(run.outputs["Output"])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

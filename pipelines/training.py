@@ -1,0 +1,135 @@
+"""The training pipeline: from a source of images to a registered, promoted, reported model.
+
+Digests travel as parameters beside the artifacts, so that a cached step is reused for the same bytes
+and for them only. Steps that look at the world outside the pipeline (the source, the registry) are
+never cached; they are cheap, and what they return decides about the rest.
+"""
+
+from kfp import dsl
+
+from components.evaluate.component import evaluate as evaluate_step
+from components.gate.component import gate as gate_step
+from components.ingest.component import ingest as ingest_step
+from components.pack.component import pack as pack_step
+from components.promote.component import promote as promote_step
+from components.register.component import register as register_step
+from components.report.component import report as report_step
+from components.train.component import train as train_step
+from components.validate.component import validate as validate_step
+
+STEPS = ("ingest", "validate", "pack", "train", "evaluate", "gate", "register", "promote", "report")
+NEVER_CACHED = ("ingest", "gate", "register", "promote", "report")
+
+
+@dsl.pipeline(
+    name="megl-training",
+    description="From a source of images to a registered, promoted and reported model.",
+)
+def training(
+    workspace: str,
+    code: str,
+    data: dict,
+    labels: list,
+    validation: dict,
+    pack: dict,
+    model: dict,
+    objective: dict,
+    train: dict,
+    evaluation: dict,
+    gate: dict,
+    registry: dict,
+    stage: str = "Staging",
+) -> str:
+    """Train, judge and register a model.
+
+    Args:
+        workspace: Folder of datasets, tracking store and reports.
+        code: Digest of the code, so that changed code is not served old results.
+        data: Section of the configuration.
+        labels: Labels that may occur; empty for those the dataset declares.
+        validation: Section of the configuration.
+        pack: Section of the configuration.
+        model: Section of the configuration.
+        objective: Section of the configuration.
+        train: Section of the configuration.
+        evaluation: Section of the configuration.
+        gate: Section of the configuration.
+        registry: Section of the configuration.
+        stage: Stage for a model that passes the gate.
+
+    Returns:
+        The run's result as JSON.
+    """
+    ingested = ingest_step(workspace=workspace, data=data)
+    digest = ingested.outputs["digest"]
+    dataset = {
+        "dataset": ingested.outputs["dataset"],
+        "manifest": ingested.outputs["manifest"],
+        "digest": digest,
+        "code": code,
+        "labels": labels,
+    }
+    validated = validate_step(**dataset, validation=validation)
+    packed = pack_step(**dataset, pack=pack).after(validated)
+    trained = train_step(
+        packed=packed.outputs["packed"],
+        digest=packed.outputs["Output"],
+        code=code,
+        dvc=ingested.outputs["dvc"],
+        workspace=workspace,
+        registry=registry,
+        model=model,
+        objective=objective,
+        train=train,
+    )
+    evaluated = evaluate_step(
+        trained=trained.outputs["trained"],
+        packed=packed.outputs["packed"],
+        model_digest=trained.outputs["model_digest"],
+        digest=packed.outputs["Output"],
+        code=code,
+        run_id=trained.outputs["run_id"],
+        workspace=workspace,
+        registry=registry,
+        evaluation=evaluation,
+    )
+    gated = gate_step(
+        evaluated=evaluated.outputs["evaluated"],
+        model_digest=trained.outputs["model_digest"],
+        workspace=workspace,
+        registry=registry,
+        gate=gate,
+    )
+    registered = register_step(
+        trained=trained.outputs["trained"],
+        evaluated=evaluated.outputs["evaluated"],
+        verdict=gated.outputs["verdict"],
+        model_digest=trained.outputs["model_digest"],
+        digest=digest,
+        code=code,
+        dvc=ingested.outputs["dvc"],
+        run_id=trained.outputs["run_id"],
+        workspace=workspace,
+        registry=registry,
+    )
+    promoted = promote_step(
+        version=registered.output,
+        passed=gated.outputs["passed"],
+        stage=stage,
+        workspace=workspace,
+        registry=registry,
+    )
+    reported = report_step(
+        trained=trained.outputs["trained"],
+        evaluated=evaluated.outputs["evaluated"],
+        validated=validated.outputs["report"],
+        verdict=gated.outputs["verdict"],
+        provenance=ingested.outputs["dvc"],
+        version=registered.output,
+        stage=promoted.output,
+        workspace=workspace,
+        registry=registry,
+    )
+    for task in (ingested, gated, registered, promoted, reported):
+        task.set_caching_options(enable_caching=False)
+    return reported.outputs["Output"]
