@@ -59,6 +59,10 @@ define compile_lock
 
 endef
 
+.PHONY: params
+params: setup ## Write params.yaml anew from the defaults in megl_core/config.py
+	$(BIN)/python scripts/write_params.py
+
 # --- the main job ----------------------------------------------------------------------------
 
 .PHONY: demo

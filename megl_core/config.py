@@ -4,6 +4,7 @@ Every step takes its own section, so that a change of one section reruns only wh
 """
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -80,15 +81,36 @@ class Bound(Section):
     min: float | None = None
     max: float | None = None
 
+    @model_validator(mode="after")
+    def _limit_something(self) -> "Bound":
+        if self.severity != "off" and self.min is None and self.max is None:
+            raise ValueError("a bound needs min or max, or severity: off")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError("min is larger than max")
+        return self
+
 
 class ValidationConfig(Section):
     """Expectations over the manifest. `fail` stops the pipeline, `warn` is shown, `off` is skipped."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_default_limits(cls, tree: Any) -> Any:
+        """`mask_area: {severity: fail}` changes the severity and keeps the limits."""
+        if not isinstance(tree, Mapping):
+            return tree
+        merged = dict(tree)
+        for name, value in tree.items():
+            default = cls.model_fields[name].default if name in cls.model_fields else None
+            if isinstance(default, Bound) and isinstance(value, Mapping):
+                merged[name] = default.model_dump() | dict(value)
+        return merged
 
     ids_unique: Severity = "fail"
     labels_declared: Severity = "fail"
     images_decode: Severity = "fail"
     image_side: Bound = Bound(min=16, max=16384)
-    """Shorter and longer side in pixels."""
+    """Width and height in pixels."""
     masks_decode: Severity = "fail"
     mask_matches_image: Severity = "fail"
     mask_area: Bound = Bound(severity="warn", min=0.0005, max=0.95)
@@ -110,6 +132,7 @@ class ValidationConfig(Section):
     drift: Bound = Bound(severity="warn", max=0.2)
     """Population stability index against the reference manifest: labels, mask area, text length."""
     min_rows: int = Field(8, ge=1)
+    """Fewer rows than these always fail."""
     max_offenders: int = Field(24, ge=1)
     """Offending rows that the report names, with their pictures, for each expectation."""
 
@@ -305,6 +328,19 @@ def parse(section: type[S], tree: Mapping[str, Any], where: str = "configuration
     except ValidationError as error:
         problems = [_describe(section, dict(item)) for item in error.errors()]
         raise ConfigError("\n  ".join(["wrong settings:", *problems]), where=where) from None
+
+
+def read_sections(**texts: str) -> Config:
+    """A configuration from sections as JSON, by name; sections that are not given have their defaults.
+
+    Raises:
+        ConfigError: a text is not JSON, or does not fit its section.
+    """
+    try:
+        sections = {name: json.loads(text) for name, text in texts.items()}
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"not valid JSON: {error}", where=", ".join(texts)) from None
+    return parse(Config, sections, where=", ".join(texts))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

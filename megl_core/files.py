@@ -124,8 +124,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             yield temporary
-            for file in temporary.rglob("*"):
-                _sync(file)
+            os.sync()  # one flush: fsync of each file would dominate a folder of many small ones
             temporary.chmod(0o755)
             _replace_directory(temporary, path)
         except BaseException:

@@ -64,5 +64,5 @@ def _environment() -> Environment:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """`12.5 %` for 0.125; also a template filter."""
-    return f"{100 * share:.{digits}f} %"
+    """`12.5%` for 0.125; also a template filter."""
+    return f"{100 * share:.{digits}f}%"

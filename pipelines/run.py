@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from megl_core.config import Config
-from megl_core.errors import MeglError
-from megl_core.files import read_json, sha256_json, tree_digests, write_json
+from megl_core.files import canonical_json, read_json, sha256_json, tree_digests, write_json
 from megl_core.progress import EVENTS_VARIABLE
 from pipelines.screen import Screen, StepStates
 
@@ -59,14 +58,15 @@ def run_local(
 
 
 def pipeline_arguments(config: Config, workspace: Path, stage: str) -> dict[str, Any]:
-    """The pipeline's parameters: each section as a mapping, and the digest of the code."""
+    """The pipeline's parameters: each section as JSON (KFP's own mappings hold no null and turn integers
+    into floats), and the digest of the code."""
     sections = config.model_dump(mode="json")
     return {
         "workspace": str(workspace),
         "code": code_digest(),
         "labels": config.data.labels or [],
         "stage": stage,
-        **sections,
+        **{name: canonical_json(section).decode() for name, section in sections.items()},
     }
 
 
@@ -140,28 +140,3 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
-
-
-def compile_pipeline(target: Path) -> None:
-    """Write the pipeline's YAML, for a cluster.
-
-    Raises:
-        MeglError: KFP cannot compile it.
-    """
-    import io
-    from contextlib import redirect_stderr
-
-    from kfp import compiler
-
-    from megl_core.files import atomic_file
-    from pipelines.training import training
-
-    with atomic_file(target) as temporary, redirect_stderr(io.StringIO()):
-        yaml_file = temporary.with_suffix(".yaml")
-        try:
-            compiler.Compiler().compile(training, str(yaml_file))
-            temporary.write_bytes(yaml_file.read_bytes())
-        except (TypeError, ValueError) as error:
-            raise MeglError(f"the pipeline does not compile: {error}") from error
-        finally:
-            yaml_file.unlink(missing_ok=True)

@@ -105,8 +105,10 @@ class StepStates:
                 )
                 error.exit_code = step.failure["exit_code"]
                 return error
-        died = ", ".join(self.names("failed")) or "before the first step"
-        return MeglError(f"the pipeline's process died ({died})", where=f"log {log}")
+        died = ", ".join(self.names("failed")) or "between two steps"
+        lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+        return MeglError(f"the pipeline's process died ({died}): {last}", where=f"log {log}")
 
     def _silent_before(self, name: str) -> None:
         for step in self.steps.values():

@@ -28,16 +28,16 @@ NEVER_CACHED = ("ingest", "gate", "register", "promote", "report")
 def training(
     workspace: str,
     code: str,
-    data: dict,
+    data: str,
     labels: list,
-    validation: dict,
-    pack: dict,
-    model: dict,
-    objective: dict,
-    train: dict,
-    evaluation: dict,
-    gate: dict,
-    registry: dict,
+    validation: str,
+    pack: str,
+    model: str,
+    objective: str,
+    train: str,
+    evaluation: str,
+    gate: str,
+    registry: str,
     stage: str = "Staging",
 ) -> str:
     """Train, judge and register a model.
@@ -45,16 +45,16 @@ def training(
     Args:
         workspace: Folder of datasets, tracking store and reports.
         code: Digest of the code, so that changed code is not served old results.
-        data: Section of the configuration.
+        data: Section of the configuration, as JSON.
         labels: Labels that may occur; empty for those the dataset declares.
-        validation: Section of the configuration.
-        pack: Section of the configuration.
-        model: Section of the configuration.
-        objective: Section of the configuration.
-        train: Section of the configuration.
-        evaluation: Section of the configuration.
-        gate: Section of the configuration.
-        registry: Section of the configuration.
+        validation: Section of the configuration, as JSON.
+        pack: Section of the configuration, as JSON.
+        model: Section of the configuration, as JSON.
+        objective: Section of the configuration, as JSON.
+        train: Section of the configuration, as JSON.
+        evaluation: Section of the configuration, as JSON.
+        gate: Section of the configuration, as JSON.
+        registry: Section of the configuration, as JSON.
         stage: Stage for a model that passes the gate.
 
     Returns:
@@ -95,9 +95,10 @@ def training(
     )
     gated = gate_step(
         evaluated=evaluated.outputs["evaluated"],
-        model_digest=trained.outputs["model_digest"],
+        packed=packed.outputs["packed"],
         workspace=workspace,
         registry=registry,
+        evaluation=evaluation,
         gate=gate,
     )
     registered = register_step(
@@ -124,7 +125,9 @@ def training(
         evaluated=evaluated.outputs["evaluated"],
         validated=validated.outputs["report"],
         verdict=gated.outputs["verdict"],
-        provenance=ingested.outputs["dvc"],
+        dvc=ingested.outputs["dvc"],
+        code=code,
+        run_id=trained.outputs["run_id"],
         version=registered.output,
         stage=promoted.output,
         workspace=workspace,

@@ -18,3 +18,19 @@ def shared_data(name: str) -> Path:
     if not path.is_dir():
         pytest.skip(f"real dataset {name!r} is not on this machine (looked for {path})")
     return path
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small packed set of scenes: 48 training images of 24 pixels, a quarter of them with a mask."""
+    from megl_core.config import DataConfig, PackConfig, ScenesConfig
+    from megl_core.data.importers import import_dataset
+    from megl_core.data.manifest import scan, write_manifest
+    from megl_core.data.pack import pack
+
+    folder = tmp_path_factory.mktemp("scenes")
+    config = DataConfig(scenes=ScenesConfig(num_train=48, num_val=8, num_test=8, size=24, mask_share=0.25))
+    import_dataset(config.importer, None, folder / "dataset", config)
+    write_manifest(scan(folder / "dataset", config.split), folder / "manifest.parquet")
+    pack(folder / "dataset", folder / "manifest.parquet", folder / "packed", PackConfig())
+    return folder / "packed"

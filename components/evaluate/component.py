@@ -14,8 +14,8 @@ def evaluate(
     code: str,
     run_id: str,
     workspace: str,
-    registry: dict,
-    evaluation: dict,
+    registry: str,
+    evaluation: str,
     evaluated: dsl.Output[dsl.Artifact],
 ) -> dict:
     """Evaluate a model on every held-out split.
@@ -28,8 +28,8 @@ def evaluate(
         code: Digest of the code.
         run_id: MLflow run that made the model; it receives the metrics.
         workspace: Folder of the local tracking store.
-        registry: The `registry` section of the configuration.
-        evaluation: The `evaluation` section of the configuration.
+        registry: The `registry` section of the configuration, as JSON.
+        evaluation: The `evaluation` section of the configuration, as JSON.
         evaluated: Folder with evaluation.json, predictions.parquet and the gallery.
 
     Returns:
@@ -37,14 +37,17 @@ def evaluate(
     """
     from pathlib import Path
 
-    from megl_core.registry.tracked import evaluate_tracked
-
     from megl_core import config, progress
+    from megl_core.registry.steps import evaluate_tracked
 
     with progress.step("evaluate"):
-        settings = config.parse(
-            config.Config, {"registry": registry, "evaluation": evaluation}, where="evaluate"
-        )
+        settings = config.read_sections(registry=registry, evaluation=evaluation)
         return evaluate_tracked(
-            Path(trained.path), Path(packed.path), Path(evaluated.path), settings, Path(workspace), run_id
-        )
+            Path(trained.path),
+            Path(packed.path),
+            Path(evaluated.path),
+            settings,
+            Path(workspace),
+            run_id=run_id,
+            model_digest=model_digest,
+        ).metrics

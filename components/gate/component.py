@@ -10,20 +10,22 @@ from components import IMAGE
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def gate(
     evaluated: dsl.Input[dsl.Artifact],
-    model_digest: str,
+    packed: dsl.Input[dsl.Dataset],
     workspace: str,
-    registry: dict,
-    gate: dict,
+    registry: str,
+    evaluation: str,
+    gate: str,
     verdict: dsl.Output[dsl.Artifact],
 ) -> NamedTuple("Gated", [("passed", bool), ("champion", str)]):
     """Apply the promotion rules to a model and the champion of this moment.
 
     Args:
         evaluated: Evaluation of the new model.
-        model_digest: Digest of the new model.
+        packed: Packed data; a champion that was evaluated on other data is evaluated on these.
         workspace: Folder of the local registry.
-        registry: The `registry` section of the configuration.
-        gate: The `gate` section of the configuration.
+        registry: The `registry` section of the configuration, as JSON.
+        evaluation: The `evaluation` section of the configuration, as JSON.
+        gate: The `gate` section of the configuration, as JSON.
         verdict: Folder with gate.json.
 
     Returns:
@@ -31,13 +33,12 @@ def gate(
     """
     from pathlib import Path
 
-    from megl_core.registry.tracked import gate_against_champion
-
     from megl_core import config, progress
+    from megl_core.registry.steps import gate_against_champion
 
     with progress.step("gate"):
-        settings = config.parse(config.Config, {"registry": registry, "gate": gate}, where="gate")
+        settings = config.read_sections(registry=registry, evaluation=evaluation, gate=gate)
         result, champion = gate_against_champion(
-            Path(evaluated.path), Path(verdict.path), settings, Path(workspace)
+            Path(evaluated.path), Path(packed.path), Path(verdict.path), settings, Path(workspace)
         )
     return (result.passed, champion)

@@ -10,28 +10,28 @@ from components import IMAGE
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def ingest(
     workspace: str,
-    data: dict,
+    data: str,
     dataset: dsl.Output[dsl.Dataset],
     manifest: dsl.Output[dsl.Dataset],
-) -> NamedTuple("Ingested", [("digest", str), ("num_samples", int), ("dvc", dict)]):
+) -> NamedTuple("Ingested", [("digest", str), ("num_samples", int), ("dvc", str)]):
     """Import a dataset, or generate it, and give it a digest and a DVC version.
 
     Args:
         workspace: Folder that keeps datasets and their DVC repository.
-        data: The `data` section of the configuration.
+        data: The `data` section of the configuration, as JSON.
         dataset: The dataset folder, in the workspace.
         manifest: One row for every sample, with digests and measurements.
 
     Returns:
-        digest: Root digest of the data, num_samples: rows, dvc: the DVC version of the folder.
+        digest: Root digest of the data, num_samples: rows, dvc: the DVC version of the folder, as JSON.
     """
-    import dataclasses
+    import json
     from pathlib import Path
 
     from megl_core import config, progress
-    from megl_core.data import ingest as step
+    from megl_core.data.ingest import ingest as step
 
     with progress.step("ingest"):
-        result = step.ingest(config.parse(config.DataConfig, data, where="data"), Path(workspace))
+        result = step(config.read_sections(data=data).data, Path(workspace))
     dataset.uri, manifest.uri = str(result.dataset), str(result.manifest)
-    return (result.digest, result.num_samples, dataclasses.asdict(result.dvc))
+    return (result.digest, result.num_samples, json.dumps(result.version, sort_keys=True))

@@ -12,7 +12,7 @@ def pack(
     digest: str,
     code: str,
     labels: list,
-    pack: dict,
+    pack: str,
     packed: dsl.Output[dsl.Dataset],
 ) -> str:
     """Pack a dataset into Arrow shards.
@@ -23,7 +23,7 @@ def pack(
         digest: Root digest of the data.
         code: Digest of the code.
         labels: Labels in the order of the classes; empty for the dataset's own.
-        pack: The `pack` section of the configuration.
+        pack: The `pack` section of the configuration, as JSON.
         packed: Folder with shards, manifest and dataset.json.
 
     Returns:
@@ -32,10 +32,10 @@ def pack(
     from pathlib import Path
 
     from megl_core import config, progress
-    from megl_core.data import pack as step
+    from megl_core.data.pack import pack as step
 
     with progress.step("pack"):
-        settings = config.parse(config.PackConfig, pack, where="pack")
-        return step.pack(
+        settings = config.read_sections(pack=pack).pack
+        return step(
             Path(dataset.path), Path(manifest.path), Path(packed.path), settings, labels or None
         ).digest

@@ -13,10 +13,10 @@ def register(
     model_digest: str,
     digest: str,
     code: str,
-    dvc: dict,
+    dvc: str,
     run_id: str,
     workspace: str,
-    registry: dict,
+    registry: str,
 ) -> str:
     """Register the model as a new version, or find the version that these very bytes have already.
 
@@ -27,28 +27,28 @@ def register(
         model_digest: Digest of the model.
         digest: Digest of the data.
         code: Digest of the code.
-        dvc: DVC version of the dataset.
+        dvc: DVC version of the dataset, as JSON.
         run_id: MLflow run that made the model.
         workspace: Folder of the local registry.
-        registry: The `registry` section of the configuration.
+        registry: The `registry` section of the configuration, as JSON.
 
     Returns:
         The version's number.
     """
+    import json
     from pathlib import Path
 
-    from megl_core.registry.tracked import register_tracked
-
     from megl_core import config, progress
+    from megl_core.registry.steps import register_tracked
 
     with progress.step("register"):
         version = register_tracked(
             Path(trained.path),
             Path(evaluated.path),
             Path(verdict.path),
-            config.parse(config.RegistryConfig, registry, where="registry"),
+            config.read_sections(registry=registry).registry,
             Path(workspace),
             run_id=run_id,
-            digests={"model": model_digest, "data": digest, "code": code, "dvc": dvc.get("md5", "")},
+            digests={"model": model_digest, "data": digest, "code": code, "dvc": json.loads(dvc)["md5"]},
         )
     return str(version.version)

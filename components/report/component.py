@@ -11,11 +11,13 @@ def report(
     evaluated: dsl.Input[dsl.Artifact],
     validated: dsl.Input[dsl.Artifact],
     verdict: dsl.Input[dsl.Artifact],
-    provenance: dict,
+    dvc: str,
+    code: str,
+    run_id: str,
     version: str,
     stage: str,
     workspace: str,
-    registry: dict,
+    registry: str,
     page: dsl.Output[dsl.HTML],
 ) -> str:
     """Write one self-contained HTML page about the run.
@@ -25,23 +27,25 @@ def report(
         evaluated: Its evaluation.
         validated: The data's validation report.
         verdict: The gate's verdict.
-        provenance: Digests of what went in.
+        dvc: DVC version of the dataset, as JSON.
+        code: Digest of the code.
+        run_id: MLflow run that made the model.
         version: The registered version.
         stage: Its stage.
         workspace: Folder of reports.
-        registry: The `registry` section of the configuration.
+        registry: The `registry` section of the configuration, as JSON.
         page: The page.
 
     Returns:
         The run's result as JSON, for the command line.
     """
+    import json
     from pathlib import Path
 
-    from megl_core.registry.tracked import report_run
-
     from megl_core import config, progress
+    from megl_core.registry.steps import report_run
 
-    settings = config.parse(config.RegistryConfig, registry, where="registry")
+    settings = config.read_sections(registry=registry).registry
     target = Path(workspace) / "reports" / f"{settings.model_name}-v{version}.html"
     page.uri = str(target)
     with progress.step("report"):
@@ -53,7 +57,7 @@ def report(
             target,
             settings,
             Path(workspace),
-            version=version,
+            version=int(version),
             stage=stage,
-            provenance=provenance,
+            sources={"run": run_id, "code": code, "dvc": json.loads(dvc)["md5"]},
         )

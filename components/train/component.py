@@ -12,12 +12,12 @@ def train(
     packed: dsl.Input[dsl.Dataset],
     digest: str,
     code: str,
-    dvc: dict,
+    dvc: str,
     workspace: str,
-    registry: dict,
-    model: dict,
-    objective: dict,
-    train: dict,
+    registry: str,
+    model: str,
+    objective: str,
+    train: str,
     trained: dsl.Output[dsl.Model],
 ) -> NamedTuple("Trained", [("model_digest", str), ("run_id", str)]):
     """Train a model, resuming where an earlier try of the same run stopped.
@@ -26,36 +26,34 @@ def train(
         packed: Packed data.
         digest: Digest of the data.
         code: Digest of the code.
-        dvc: DVC version of the dataset, for the record.
+        dvc: DVC version of the dataset, as JSON.
         workspace: Folder of the local tracking store and of the checkpoints.
-        registry: The `registry` section of the configuration.
-        model: The `model` section of the configuration.
-        objective: The `objective` section of the configuration.
-        train: The `train` section of the configuration.
+        registry: The `registry` section of the configuration, as JSON.
+        model: The `model` section of the configuration, as JSON.
+        objective: The `objective` section of the configuration, as JSON.
+        train: The `train` section of the configuration, as JSON.
         trained: The model folder.
 
     Returns:
         model_digest: SHA-256 over the model's files, run_id: the MLflow run.
     """
+    import json
     from pathlib import Path
 
-    from megl_core.registry.tracked import train_tracked
-
     from megl_core import config, progress
+    from megl_core.registry.steps import train_tracked
 
     with progress.step("train"):
-        settings = config.parse(
-            config.Config,
-            {"registry": registry, "model": model, "objective": objective, "train": train},
-            where="train",
-        )
+        settings = config.read_sections(registry=registry, model=model, objective=objective, train=train)
         result = train_tracked(
             Path(packed.path),
             Path(trained.path),
             settings,
             Path(workspace),
-            digest=digest,
             code=code,
-            dvc=dvc,
+            dvc=json.loads(dvc),
+            checkpoints=Path(workspace) / "checkpoints",
         )
+    if result is None:
+        raise RuntimeError("this is not the main process of a distributed run")
     return (result.model_digest, result.run_id)

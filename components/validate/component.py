@@ -12,7 +12,7 @@ def validate(
     digest: str,
     code: str,
     labels: list,
-    validation: dict,
+    validation: str,
     report: dsl.Output[dsl.Artifact],
 ) -> bool:
     """Validate a dataset with Great Expectations over its manifest.
@@ -23,7 +23,7 @@ def validate(
         digest: Root digest of the data.
         code: Digest of the code.
         labels: Labels that may occur; empty for those the dataset declares.
-        validation: The `validation` section of the configuration.
+        validation: The `validation` section of the configuration, as JSON.
         report: Folder with validation.json and validation.html.
 
     Returns:
@@ -35,7 +35,7 @@ def validate(
     from megl_core.validation import validate as step
 
     with progress.step("validate"):
-        settings = config.parse(config.ValidationConfig, validation, where="validation")
+        settings = config.read_sections(validation=validation).validation
         return step(
             Path(dataset.path), Path(manifest.path), settings, Path(report.path), labels or None
         ).passed

@@ -6,11 +6,10 @@ that `megl --help` answers at once.
 
 import importlib
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
-from typer import _click as click
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from megl_core.errors import MeglError
 
@@ -26,25 +25,26 @@ COMMANDS = {
 }
 
 
+_COMPLETION_OPTIONS = ("install_completion", "show_completion")  # typer adds them to every app
+
+
 class LazyGroup(TyperGroup):
-    """A group that knows its commands' names and imports one only to run it."""
+    """A group that lists its commands by name and help line, and imports one only to run it."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (the interface's argument)
-        return list(COMMANDS)
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: TyperCommand(name, help=line) for name, (_, line) in COMMANDS.items()}
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in COMMANDS:
-            return None
-        module, help_line = COMMANDS[cmd_name]
-        if _only_lists_commands():
-            return click.Command(cmd_name, help=help_line)
-        command = typer.main.get_command(importlib.import_module(module).app)
-        command.name = cmd_name
-        return command
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, listed and _load(name), rest
 
 
-def _only_lists_commands() -> bool:
-    return not any(argument in COMMANDS for argument in sys.argv[1:])
+def _load(name: str | None) -> Any:
+    command = typer.main.get_command(importlib.import_module(COMMANDS[name or ""][0]).app)
+    command.name = name
+    command.params = [option for option in command.params if option.name not in _COMPLETION_OPTIONS]
+    return command
 
 
 app = typer.Typer(
@@ -72,9 +72,19 @@ def main() -> Any:
     try:
         return app()
     except MeglError as error:
-        from rich.console import Console
+        _fail(error)
+    except ModuleNotFoundError as error:
+        from megl_core.cli.extras import missing_package
 
-        console = Console(stderr=True, soft_wrap=True)
-        console.print("[bold red]error:[/] ", end="")
-        console.print(str(error), markup=False, highlight=False)
-        sys.exit(error.exit_code)
+        if (problem := missing_package(error.name or "")) is None:
+            raise
+        _fail(problem)
+
+
+def _fail(error: MeglError) -> NoReturn:
+    from rich.console import Console
+
+    console = Console(stderr=True, soft_wrap=True)
+    console.print("[bold red]error:[/] ", end="")
+    console.print(str(error), markup=False, highlight=False)
+    sys.exit(error.exit_code)

@@ -4,6 +4,7 @@ import contextlib
 import io
 import stat
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 1 << 30
 
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow looks before it hands over a header; it refuses at twice this
+# Pillow's own guard: from our limit on it warns, and its warning is an error.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 _DECODER_ERRORS = (
     OSError,

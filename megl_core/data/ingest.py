@@ -5,14 +5,14 @@
     <workspace>/manifests/<digest>.parquet
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from megl_core.config import DataConfig
 from megl_core.data.importers import import_dataset
 from megl_core.data.manifest import root_digest, scan, write_manifest
-from megl_core.files import read_json, sha256_json, sha256_tree, write_json
+from megl_core.files import read_json, sha256_file, sha256_json, sha256_tree, write_json
 from megl_core.progress import Reporter, get_reporter
 from megl_core.storage.dvc import DvcVersion, ensure_repository, track
 
@@ -31,6 +31,13 @@ class Ingested:
     num_samples: int
     dvc: DvcVersion
 
+    @property
+    def version(self) -> dict[str, Any]:
+        """The DVC version for the record: the same for the same bytes, whether they were new or not."""
+        version = asdict(self.dvc)
+        del version["changed"]
+        return version
+
 
 def ingest(config: DataConfig, workspace: Path, reporter: Reporter | None = None) -> Ingested:
     """Import the source unless its import is here already, measure every file, and track it with DVC.
@@ -47,9 +54,7 @@ def ingest(config: DataConfig, workspace: Path, reporter: Reporter | None = None
         import_dataset(
             config.importer, Path(config.source) if config.source else None, dataset, config, reporter
         )
-    table = scan(
-        dataset, config.split, config.labels, reporter, _known_manifest(workspace, known.get("digest"))
-    )
+    table = scan(dataset, config.split, reporter, _known_manifest(workspace, known.get("digest")))
     digest = root_digest(table)
     manifest = _manifest_path(workspace, digest)
     write_manifest(table, manifest)
@@ -62,8 +67,14 @@ def ingest(config: DataConfig, workspace: Path, reporter: Reporter | None = None
 
 
 def _source_digest(config: DataConfig) -> str:
-    """What an import depends on: the importer, its settings and the source's bytes."""
-    settings: dict[str, Any] = {"importer": config.importer, "name": config.name}
+    """What an import depends on: the importers' code and settings, and the source's bytes."""
+    here = Path(__file__).parent
+    code = [here / "scenes.py", *sorted((here / "importers").glob("*.py"))]
+    settings: dict[str, Any] = {
+        "importer": config.importer,
+        "name": config.name,
+        "code": [sha256_file(file) for file in code],
+    }
     if config.importer == "procedural":
         settings["scenes"] = config.scenes.model_dump(mode="json")
     elif config.source and Path(config.source).is_dir():

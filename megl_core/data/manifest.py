@@ -66,7 +66,6 @@ Row = dict[str, Any]
 def scan(
     dataset: Path,
     split: SplitConfig,
-    *,
     reporter: Reporter | None = None,
     known: Path | None = None,
 ) -> pa.Table:

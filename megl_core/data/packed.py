@@ -7,6 +7,7 @@ to workers, forked or spawned.
 
 import bisect
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from megl_core.data.contract import DATASET_JSON
 from megl_core.data.manifest import digest_rows, row_digest
 from megl_core.errors import DataError, IntegrityError
-from megl_core.files import read_json, resolve_inside
+from megl_core.files import canonical_json, read_json, resolve_inside
 
 FORMAT_VERSION = 1
 
@@ -94,7 +95,6 @@ class PackedDataset:
         self.root = root
         self.split = split
         self._shards: list[str] = splits[split]["shards"]
-        self._num_rows: int = splits[split]["rows"]
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -121,10 +121,58 @@ class PackedDataset:
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """The label index of every row, (N,)."""
-        return self._gather([batch["label"].to_numpy() for batch in self._batches], np.dtype(np.int64))
+        columns = [batch["label"].to_numpy() for batch in self._batches]
+        return np.concatenate([np.empty(0, np.int64), *columns])
 
     @cached_property
     def annotated(self) -> NDArray[np.bool_]:
         """Whether each row has a mask, (N,)."""
-        valid = [batch["mask"].is_valid().to_numpy(zero_copy_only=False) for batch in self._batches]
-        return self._gather(valid, np.dtype(np.bool_))
+        columns = [batch["mask"].is_valid().to_numpy(zero_copy_only=False) for batch in self._batches]
+        return np.concatenate([np.empty(0, np.bool_), *columns])
+
+    @cached_property
+    def _batches(self) -> list[pa.RecordBatch]:
+        return [batch for shard in self._shards for batch in _map(resolve_inside(self.root, shard))]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """The number of the first row of every batch, and the number of rows."""
+        return list(itertools.accumulate((len(batch) for batch in self._batches), initial=0))
+
+
+def _map(shard: Path) -> list[pa.RecordBatch]:
+    try:
+        return list(pa.ipc.open_stream(pa.memory_map(str(shard))))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise IntegrityError(
+            f"packed shard {shard.name} cannot be read: {error}",
+            where=str(shard),
+            fix="pack the dataset again",
+        ) from None
+
+
+def _read_description(root: Path) -> dict[str, Any]:
+    description = read_json(root / DATASET_JSON)
+    version = description.get("format_version") if isinstance(description, dict) else None
+    if version != FORMAT_VERSION:
+        raise DataError(
+            f"not a packed dataset of version {FORMAT_VERSION}",
+            where=str(root),
+            fix="make one: megl data pack DATASET OUTPUT",
+        )
+    return dict(description)
+
+
+def _digest(row: PackedRow, split: str, labels: list[str]) -> tuple[str, str]:
+    """Id and digest of a packed row, as the manifest has them."""
+    content = {
+        "id": row.id,
+        "label": labels[row.label],
+        "split": split,
+        "group": row.group,
+        "image_sha256": hashlib.sha256(row.image).hexdigest(),
+        "mask_sha256": None if row.mask is None else hashlib.sha256(row.mask).hexdigest(),
+        "explanations": list(row.explanations),
+        "extra": canonical_json(row.extra).decode(),
+    }
+    return row.id, row_digest(content)

@@ -196,13 +196,15 @@ def _object_mask(layout: _Layout, side: int) -> Mask:
 
 
 def _draw_cue(config: ScenesConfig, split: str, index: int, label: str) -> str:
+    """The class that the patch names. A twin in `conflict` never has the patch of its twin in `ood`."""
     random = np.random.default_rng([config.seed, _CUE_STREAM[split], index])
     others = [other for other in LABELS if other != label]
     if split == "ood":
         return str(random.choice(LABELS))
-    if split == "conflict" or random.random() >= config.cue_correlation:
-        return str(random.choice(others))
-    return label
+    if split == "conflict":
+        twins_cue = _draw_cue(config, "ood", index, label)
+        return str(random.choice([other for other in others if other != twins_cue]))
+    return label if random.random() < config.cue_correlation else str(random.choice(others))
 
 
 def _draw_patch(image: NDArray[np.float64], layout: _Layout, cue: str) -> None:

@@ -1,1 +1,175 @@
-"""."""
+"""How good a model is, in numbers and in pictures: the evaluate step.
+
+`evaluation.json` holds the numbers, `predictions.parquet` a row for every sample, `gallery/` pictures of
+the best, the worst and random cases. `report.py` makes a page of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megl_core import files
+from megl_core.config import EvaluationConfig
+from megl_core.data.contract import TRAIN
+from megl_core.data.packed import PackedDataset, PackInfo, read_info
+from megl_core.errors import ConfigError, DataError
+from megl_core.progress import Reporter, get_reporter
+
+if TYPE_CHECKING:
+    from megl_core.evaluation.predict import Prediction
+    from megl_core.evaluation.scores import SplitScores
+    from megl_core.models.megl import MEGL
+
+EVALUATION_FILE = "evaluation.json"
+PREDICTIONS_FILE = "predictions.parquet"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        folder: where evaluation.json, predictions.parquet and gallery/ lie.
+        model_digest: SHA-256 over the model folder.
+        data_digest: root digest of the packed data.
+        labels: the model's labels, in index order.
+        metrics: `{split: {metric: value}}`; metrics that the data cannot give are absent.
+    """
+
+    folder: Path
+    model_digest: str
+    data_digest: str
+    labels: list[str]
+    metrics: dict[str, dict[str, float]]
+
+
+def evaluate(
+    model: Path,
+    data: Path,
+    config: EvaluationConfig,
+    output: Path,
+    reporter: Reporter | None = None,
+    device: str = "cpu",
+) -> Evaluation:
+    """Measure the model in a folder on the splits of a packed dataset; write `output`, all or nothing.
+
+    Raises:
+        ConfigError: a split in `config.splits` does not exist.
+        DataError: no model, no packed data, nothing to evaluate, or data labels unknown to the model.
+        UnavailableError: there is no such device.
+    """
+    from megl_core.evaluation.predict import predict
+    from megl_core.evaluation.scores import score_split
+    from megl_core.explain import load_model
+
+    info = read_info(data)
+    splits = _splits(info, config, data)
+    network = load_model(model, device)
+    label_map = _label_map(info.labels, network.labels, model)
+    predictions = {}
+    with (reporter or get_reporter()).bar("evaluate", total=sum(info.splits[name] for name in splits)) as bar:
+        for split in splits:
+            rows = PackedDataset(data, split)
+            predictions[split] = predict(network, rows, label_map, config, bar.advance)
+    by_id = {prediction.id: prediction for part in predictions.values() for prediction in part}
+    scores = {split: score_split(part, network.labels, config, by_id) for split, part in predictions.items()}
+    model_digest = files.sha256_tree(model)
+    description: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "model_digest": model_digest,
+        "data_digest": info.digest,
+        "labels": network.labels,
+        "explained_class": "predicted",
+        **_main_splits(config, splits),
+        **_sections(scores),
+    }
+    _write(output, description, predictions, network, data, config)
+    return Evaluation(output, model_digest, info.digest, network.labels, description["metrics"])
+
+
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    """evaluation.json of an evaluation's folder.
+
+    Raises:
+        DataError: there is none, or it is of another version.
+    """
+    description = files.read_json(folder / EVALUATION_FILE)
+    version = description.get("format_version") if isinstance(description, dict) else None
+    if version != FORMAT_VERSION:
+        raise DataError(
+            f"not an evaluation of version {FORMAT_VERSION}",
+            where=str(folder / EVALUATION_FILE),
+            fix="make one: megl evaluate MODEL DATA",
+        )
+    return dict(description)
+
+
+def _splits(info: PackInfo, config: EvaluationConfig, data: Path) -> list[str]:
+    """The splits to evaluate: those asked for, else all but train; empty ones are left out."""
+    unknown = sorted(set(config.splits or ()) - info.splits.keys())
+    if unknown:
+        raise ConfigError(
+            f"evaluation.splits names {', '.join(unknown)}, which the data lacks",
+            where=str(data),
+            fix=f"choose from: {', '.join(sorted(info.splits))}",
+        )
+    asked = config.splits if config.splits is not None else [name for name in info.splits if name != TRAIN]
+    splits = [name for name in asked if info.splits[name]]
+    if not splits:
+        raise DataError(
+            "nothing to evaluate: no split but train holds a sample",
+            where=str(data),
+            fix="give some rows a split, or set data.split.test above 0 and pack again",
+        )
+    return splits
+
+
+def _label_map(data_labels: Sequence[str], model_labels: Sequence[str], model: Path) -> list[int]:
+    """The model's index of each label of the data."""
+    unknown = [label for label in data_labels if label not in model_labels]
+    if unknown:
+        raise DataError(
+            f"the model does not know the labels {', '.join(unknown)}",
+            where=str(model),
+            fix=f"it was trained on: {', '.join(model_labels)}; train on this data, or evaluate on that",
+        )
+    return [model_labels.index(label) for label in data_labels]
+
+
+def _main_splits(config: EvaluationConfig, splits: list[str]) -> dict[str, str | None]:
+    """The splits that stand for the data the model knows and for shifted data, where they were evaluated."""
+    return {
+        "primary_split": config.primary_split if config.primary_split in splits else splits[0],
+        "shifted_split": config.shifted_split if config.shifted_split in splits else None,
+    }
+
+
+def _sections(scores: dict[str, "SplitScores"]) -> dict[str, dict[str, Any]]:
+    """`{section: {split: content}}`, as evaluation.json holds the scores."""
+    parts = {split: asdict(part) for split, part in scores.items()}
+    names = [field.name for field in fields(next(iter(scores.values())))]
+    return {name: {split: part[name] for split, part in parts.items()} for name in names}
+
+
+def _write(
+    output: Path,
+    description: dict[str, Any],
+    predictions: dict[str, list["Prediction"]],
+    model: "MEGL",
+    data: Path,
+    config: EvaluationConfig,
+) -> None:
+    import pyarrow.parquet as pq
+
+    from megl_core.evaluation.gallery import write_gallery
+    from megl_core.evaluation.predict import to_table
+
+    with files.atomic_directory(output) as folder:
+        files.write_json(folder / EVALUATION_FILE, description)
+        pq.write_table(to_table(predictions, model.labels), folder / PREDICTIONS_FILE)
+        for split in (description["primary_split"], description["shifted_split"]):
+            if split is not None:
+                rows = PackedDataset(data, split)
+                write_gallery(folder, split, predictions[split], model, rows, config.gallery)

@@ -21,7 +21,6 @@ _COLOURS = np.array(
     ],
     dtype=np.float64,
 )
-_MASK_COLOUR = (0, 229, 255)
 _NEAREST_FROM = 3.0
 
 HeatMap = NDArray[np.floating[Any]]
@@ -58,19 +57,18 @@ def overlay(image: Image.Image, heat_map: HeatMap) -> Image.Image:
     return Image.fromarray(blended.round().astype(np.uint8))
 
 
-def outline(image: Image.Image, mask: NDArray[np.bool_], thickness: int = 2) -> Image.Image:
-    """The picture with the border of the marked region (any size, bool) drawn inside it."""
+def outline(image: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
+    """The picture with the marked region (any size, bool) edged white inside and black outside."""
     marked = Image.fromarray(mask.astype(np.uint8) * 255).resize(image.size, Image.Resampling.NEAREST)
-    core = marked
-    for _ in range(thickness):
-        core = _erode(core)
-    border = (np.asarray(marked) > 0) & (np.asarray(core) == 0)
+    core = _shrink(_shrink(marked))
+    around = marked.filter(ImageFilter.MaxFilter(3))
     pixels = np.array(image.convert("RGB"))
-    pixels[border] = _MASK_COLOUR
+    pixels[(np.asarray(around) > 0) & (np.asarray(marked) == 0)] = 0
+    pixels[(np.asarray(marked) > 0) & (np.asarray(core) == 0)] = 255
     return Image.fromarray(pixels)
 
 
-def _erode(marked: Image.Image) -> Image.Image:
+def _shrink(marked: Image.Image) -> Image.Image:
     """One pixel less on every side; beyond the picture's edge counts as unmarked."""
     framed = Image.new("L", (marked.width + 2, marked.height + 2))
     framed.paste(marked, (1, 1))

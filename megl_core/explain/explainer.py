@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from megl_core.data.images import decode_image, read_file
-from megl_core.errors import ConfigError, DataError
+from megl_core.errors import ConfigError, DataError, UnavailableError
 from megl_core.explain.drawing import resize_map
 from megl_core.explain.panel import render_panel
 from megl_core.files import atomic_file
-from megl_core.models.megl import MEGL
+from megl_core.models.megl import CONFIG_FILE, MEGL
 
 _BATCH = 32
 
@@ -47,9 +47,7 @@ class Explainer:
     def __init__(self, model: MEGL) -> None:
         self.model = model
 
-    def explain(
-        self, images: Sequence[Image.Image], targets: Sequence[str] | None = None
-    ) -> list[Explained]:
+    def explain(self, images: Sequence[Image.Image], targets: Sequence[str] | None = None) -> list[Explained]:
         """Explain each picture's predicted class, or the class that `targets` names for it.
 
         Raises:
@@ -98,6 +96,26 @@ class Explainer:
             raise ConfigError(f"the model has no label {label!r}", fix=hint) from None
 
 
+def load_model(folder: Path, device: str = "cpu") -> MEGL:
+    """`MEGL.load` on `cpu`, `cuda` or `auto` (CUDA where there is one).
+
+    Raises:
+        ConfigError: another device.
+        UnavailableError: there is no CUDA device.
+        DataError: no model in the folder.
+    """
+    has_gpu = torch.cuda.is_available()
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"unknown device {device!r}", fix="choose auto, cpu or cuda")
+    if device == "cuda" and not has_gpu:
+        raise UnavailableError("no CUDA device is visible", fix="use --device cpu")
+    if not (folder / CONFIG_FILE).is_file():
+        raise DataError("no trained model in this folder", where=str(folder), fix="train one: megl train")
+    if device == "auto":
+        device = "cuda" if has_gpu else "cpu"
+    return MEGL.load(folder, device)
+
+
 def explain_files(
     model: Path, images: Sequence[Path], output: Path, device: str = "cpu"
 ) -> list[dict[str, Any]]:
@@ -110,9 +128,10 @@ def explain_files(
 
     Raises:
         DataError: files that are no images (all of them are named), or no model in the folder.
+        UnavailableError: there is no such device.
     """
     _check_all(images)
-    explainer = Explainer(MEGL.load(model, device))
+    explainer = Explainer(load_model(model, device))
     panels = _panel_paths(images, output)
     results: list[dict[str, Any]] = []
     for start in range(0, len(images), _BATCH):

@@ -25,10 +25,12 @@ def render_panel(image: Image.Image, explained: "Explained") -> Image.Image:
     sheet = Image.new("RGB", (width, picture.height + 1000), _PAPER)
     draw = ImageDraw.Draw(sheet)
     right = _MARGIN + _SIDE + _GAP
-    for left, caption in ((_MARGIN, "image"), (right, f"evidence for {explained.label}")):
+    for left, caption, cell in (
+        (_MARGIN, "image", picture),
+        (right, f"evidence for {explained.label}", overlay(picture, explained.heat_map)),
+    ):
         draw.text((left, 12), _cut(caption, _font(15), _SIDE), fill=_SOFT, font=_font(15))
-    sheet.paste(picture, (_MARGIN + (_SIDE - picture.width) // 2, 36))
-    sheet.paste(overlay(picture, explained.heat_map), (right + (_SIDE - picture.width) // 2, 36))
+        sheet.paste(cell, (left, 36))
     bottom = _draw_classes(draw, explained, picture.height + 52, width)
     bottom = _draw_rationale(draw, explained.rationale, bottom, width)
     return sheet.crop((0, 0, width, bottom))

@@ -167,4 +167,5 @@ def slot_accuracy(texts: Sequence[str], slots: Sequence[Mapping[str, str]]) -> d
 
 
 def _says(words: list[str], value: list[str]) -> bool:
-    return any(words[start : start + len(value)] == value for start in range(len(words) - len(value) + 1))
+    starts = range(len(words) - len(value) + 1)
+    return bool(value) and any(words[start : start + len(value)] == value for start in starts)

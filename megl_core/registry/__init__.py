@@ -1,1 +1,1 @@
-"""."""
+"""MLflow: tracking, the model registry, the champion gate and stages."""

@@ -58,15 +58,21 @@ def track(path: Path) -> DvcVersion:
         DataError: nothing at `path`, no enclosing repository, or DVC cannot track it there.
     """
     path = _existing(path)
-    with _repository(_enclosing(path)) as repo:
-        output = _find_output(repo, path)
+    with _working_repository(path) as repo:
+        output = _find_output(repo, path, strict=False)
+        if output is not None and output.fs_path != str(path):
+            raise DataError(
+                f"this path lies inside {_relative(repo, output)!r}, which DVC tracks as a whole",
+                where=str(path),
+                fix=f"track {output.fs_path}",
+            )
         changed = output is None or bool(output.status())
         if output is None:
             repo.add(str(path))
         elif changed:
             repo.commit(str(path), force=True)
         output = _find_output(repo, path)
-        return _version(repo, output, _committed_revision(repo, output), changed=changed)
+        return _version(repo, output, repo.root_dir, changed=changed)
 
 
 def push(path: Path, remote: str | None = None) -> int:
@@ -77,9 +83,10 @@ def push(path: Path, remote: str | None = None) -> int:
         UnavailableError: there is no such remote, or it cannot be written.
     """
     path = _existing(path)
-    with _repository(_enclosing(path)) as repo:
+    with _working_repository(path) as repo:
         if _find_output(repo, path) is None:
             raise DataError("DVC does not track this path", where=str(path), fix=f"dvc add {path}")
+        repo.cloud.get_remote(name=remote)  # `push` itself passes over a remote that is not there
         return int(repo.push(targets=[str(path)], remote=remote))
 
 
@@ -95,17 +102,17 @@ def fetch(repository: str, path: str, revision: str | None, target: Path) -> Dvc
         UnavailableError: the repository or its remote cannot be read.
         IntegrityError: what arrived is not what was recorded.
     """
-    with atomic_directory(target) as temporary, _repository(repository, revision) as repo:
+    with atomic_directory(target) as temporary, _repository_at(repository, revision) as repo:
         output = _find_output(repo, Path(repo.root_dir) / path)
         if output is None or not output.is_dir_checksum:
             raise DataError(
                 f"DVC tracks no folder {path!r}" + (f" at revision {revision!r}" if revision else ""),
                 where=without_secrets(repository),
-                fix="name the folder by its path from the repository's root, as `dvc list -R --dvc-only` does",
+                fix="name it by its path from the repository's root: dvc list -R --dvc-only",
             )
         _download(repo, output, temporary)
         _check(output, temporary)
-        return _version(repo, output, _committed_revision(repo, output))
+        return _version(repo, output, without_secrets(repository))
 
 
 def _existing(path: Path) -> Path:
@@ -128,8 +135,16 @@ def _enclosing(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _repository(url: str, revision: str | None = None) -> Iterator[Any]:
-    """An open `dvc.repo.Repo`; whatever DVC raises comes out as a `MeglError`."""
+def _working_repository(path: Path) -> Iterator[Any]:
+    """The `dvc.repo.Repo` that encloses `path`; whatever DVC raises comes out as a `MeglError`."""
+    root = _enclosing(path)
+    with _quiet_dvc(root) as dvc_repo, dvc_repo.Repo(root) as repo:
+        yield repo
+
+
+@contextlib.contextmanager
+def _repository_at(url: str, revision: str | None) -> Iterator[Any]:
+    """The repository at a revision; one without a default remote serves its own cache."""
     with _quiet_dvc(url) as dvc_repo:
         from dvc.repo.open_repo import clean_repos
 
@@ -147,24 +162,25 @@ def _quiet_dvc(where: str) -> Iterator[Any]:
         import dvc.repo
 
         loggers = [logging.getLogger(name) for name in ("dvc", "dvc_data", "dvc_objects")]
-        handlers = [logger.handlers for logger in loggers]
+        settings = [(logger.handlers, logger.propagate) for logger in loggers]
         bars = logging.getLogger("dvc.progress")
         bars.setLevel(logging.CRITICAL)
         for logger in loggers:
-            logger.handlers = [causes]
+            logger.handlers, logger.propagate = [causes], False
         try:
             yield dvc.repo
         finally:
             bars.setLevel(logging.NOTSET)
-            for logger, old in zip(loggers, handlers, strict=True):
-                logger.handlers = old
+            for logger, setting in zip(loggers, settings, strict=True):
+                logger.handlers, logger.propagate = setting
 
 
-def _find_output(repo: Any, path: Path) -> Any | None:
+def _find_output(repo: Any, path: Path, *, strict: bool = True) -> Any | None:
+    """The output at `path`; not strictly, also the output that `path` is a part of."""
     from dvc.exceptions import OutputNotFoundError
 
     try:
-        return repo.find_outs_by_path(str(path))[0]
+        return repo.find_outs_by_path(str(path), strict=strict)[0]
     except OutputNotFoundError:
         return None
 
@@ -211,10 +227,10 @@ def _relative(repo: Any, output: Any) -> str:
     return Path(output.fs_path).relative_to(repo.root_dir).as_posix()
 
 
-def _version(repo: Any, output: Any, revision: str | None, *, changed: bool = False) -> DvcVersion:
+def _version(repo: Any, output: Any, repository: str, *, changed: bool = False) -> DvcVersion:
     return DvcVersion(
-        repository=repo.url or repo.root_dir,
-        revision=revision,
+        repository=repository,
+        revision=_committed_revision(repo, output),
         path=_relative(repo, output),
         md5=output.hash_info.value,
         num_files=output.meta.nfiles or 1,

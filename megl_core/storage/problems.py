@@ -8,6 +8,49 @@ from collections.abc import Iterator
 
 from megl_core.errors import DataError, MeglError, UnavailableError
 
+# Class names of errors in the order of asking: importing the classes would import every client library.
+_KNOWN: list[tuple[set[str], type[MeglError], str]] = [
+    (
+        {"NoRemoteError", "RemoteNotFoundError", "NoRemoteInExternalRepoError"},
+        UnavailableError,
+        "add one: dvc remote add --default storage s3://bucket/folder",
+    ),
+    (
+        {"PermissionError", "AuthError", "GitAuthError", "NoCredentialsError"},
+        UnavailableError,
+        "check the credentials (AWS_PROFILE or AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) and their rights",
+    ),
+    ({"RevError"}, DataError, "name a commit, branch or tag of that repository; `git fetch` may be needed"),
+    ({"CloneError"}, UnavailableError, "check the repository's URL and that you may read it"),
+    (
+        {"NotDvcRepoError"},
+        DataError,
+        "run `dvc init` at the root of your Git repository, or `dvc init --no-scm` in a plain folder",
+    ),
+    (
+        {"DataIndexDirError", "FileNotFoundError", "FileMissingError"},
+        DataError,
+        "the remote lacks it: run `dvc push` where the data is, and see that the bucket exists",
+    ),
+    (
+        {
+            "ConnectionError",
+            "ConnectionClosedError",
+            "HTTPClientError",
+            "ClientError",
+            "TimeoutError",
+            "OSError",
+        },
+        UnavailableError,
+        "the service gave no answer or failed after several tries: run it again later, or check its address",
+    ),
+    (
+        {"DvcException", "SCMError", "ObjectFormatError"},
+        DataError,
+        "`dvc status` shows what DVC knows of this folder",
+    ),
+]
+
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -42,60 +85,23 @@ def told_as_megl_errors(where: str) -> Iterator[CauseCollector]:
             f"DVC is not installed here ({error})", fix="pip install 'megl[data]'"
         ) from None
     except Exception as error:
-        raise _translate(error, collector.causes, where) from error
+        if problem := _translate(error, collector.causes, where):
+            raise problem from error
+        raise
 
 
-def _translate(error: Exception, causes: list[BaseException], where: str) -> MeglError:
-    chain = [*_chain(error), *(link for cause in causes for link in _chain(cause))]
+def _translate(error: Exception, causes: list[BaseException], where: str) -> MeglError | None:
+    """The first entry of `_KNOWN` that fits the error or what led to it; None: a bug, not a problem."""
+    chain = [link for one in (error, *causes) for link in _chain(one)]
     names = {kind.__name__ for link in chain for kind in type(link).__mro__}
-    numbers = {link.errno for link in chain if isinstance(link, OSError)}
     what = without_secrets(str(causes[0] if causes else error) or type(error).__name__)
     where = without_secrets(where)
-    if numbers.intersection(_DISK_FULL):
+    if any(isinstance(link, OSError) and link.errno in _DISK_FULL for link in chain):
         return MeglError(f"cannot write: {what}", where=where, fix="free some space and run it again")
     for known, kind, fix in _KNOWN:
         if names.intersection(known):
             return kind(what, where=where, fix=fix)
-    return UnavailableError(what, where=where, fix="check the repository and its remote: `dvc remote list`")
-
-
-_KNOWN: list[tuple[set[str], type[MeglError], str]] = [
-    (
-        {"NoRemoteError", "RemoteNotFoundError", "NoRemoteInExternalRepoError"},
-        UnavailableError,
-        "add one: dvc remote add --default storage s3://bucket/folder",
-    ),
-    (
-        {"PermissionError", "AuthError", "GitAuthError", "NoCredentialsError"},
-        UnavailableError,
-        "check the credentials (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) and their rights",
-    ),
-    ({"RevError"}, DataError, "name a commit, branch or tag of that repository; `git fetch` may be needed"),
-    ({"CloneError"}, UnavailableError, "check the repository's URL and that you may read it"),
-    (
-        {"NotDvcRepoError"},
-        DataError,
-        "run `dvc init` at the root of your Git repository, or `dvc init --no-scm` in a plain folder",
-    ),
-    (
-        {"DataIndexDirError", "FileNotFoundError", "FileMissingError"},
-        DataError,
-        "the remote lacks it: run `dvc push` where the data is, and see that the bucket exists",
-    ),
-    (
-        {
-            "ConnectionError",
-            "ConnectionClosedError",
-            "HTTPClientError",
-            "ClientError",
-            "TimeoutError",
-            "OSError",
-        },
-        UnavailableError,
-        "the service gave no answer or failed after several tries: run it again later, or check its address",
-    ),
-    ({"DvcException"}, DataError, "`dvc status` shows what DVC knows of this folder"),
-]
+    return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -3,7 +3,7 @@
     <folder>/step-00000150/
       model.safetensors      weights and buffers
       optimizer.safetensors  <index>.<name> of each parameter's optimizer tensors
-      state.json             step, what the run is made of, history
+      state.json             step and history
 
 A checkpoint appears under its name only when it is complete, so the newest one is always whole.
 """
@@ -24,11 +24,10 @@ _PREFIX = "step-"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A saved moment: after `step` steps of the run with fingerprint `run`, with its history so far."""
+    """A saved moment: after `step` steps, with the run's history so far."""
 
     folder: Path
     step: int
-    run: str
     history: list[dict[str, float]]
 
 
@@ -38,7 +37,6 @@ def save_checkpoint(
     optimizer: Optimizer,
     *,
     step: int,
-    run: str,
     history: list[dict[str, float]],
     keep: int,
 ) -> None:
@@ -47,18 +45,18 @@ def save_checkpoint(
         weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         save_file(weights, target / "model.safetensors")
         save_file(_optimizer_tensors(optimizer), target / "optimizer.safetensors")
-        write_json(target / "state.json", {"step": step, "run": run, "history": history})
+        write_json(target / "state.json", {"step": step, "history": history})
     for old in _folders(folder)[:-keep]:
         shutil.rmtree(old)
 
 
-def latest_checkpoint(folder: Path, run: str) -> Checkpoint | None:
-    """The newest checkpoint of the run with this fingerprint; None where there is none."""
-    for candidate in reversed(_folders(folder)):
-        state = read_json(candidate / "state.json")
-        if state["run"] == run:
-            return Checkpoint(candidate, state["step"], state["run"], state["history"])
-    return None
+def latest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint in the folder; None where there is none."""
+    folders = _folders(folder)
+    if not folders:
+        return None
+    state = read_json(folders[-1] / "state.json")
+    return Checkpoint(folders[-1], state["step"], state["history"])
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:

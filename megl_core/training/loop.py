@@ -5,6 +5,7 @@ are derived from the step's number. A checkpoint therefore holds weights and opt
 run that was stopped ends with the weights of one that was not.
 """
 
+import contextlib
 import math
 import shutil
 import time
@@ -76,11 +77,13 @@ def train(
     tracker: Tracker | None = None,
     reporter: Reporter | None = None,
     resume: bool = True,
+    checkpoints: Path | None = None,
 ) -> TrainResult | None:
     """Train MEGL on packed data and write the model folder `output` in one piece.
 
-    Checkpoints lie in `<output>.checkpoints` while the run lasts. A run of the same data and settings
-    goes on from there unless `resume` is off.
+    While the run lasts its checkpoints lie in `checkpoints` (None: `<output>.checkpoints`), in a folder
+    named after its data and settings. A run of the same data and settings goes on from there unless
+    `resume` is off.
 
     Returns:
         The result on the main process, None on the others.
@@ -92,7 +95,8 @@ def train(
     torch.set_num_threads(config.num_threads)
     settings = _Settings(model, objective, config)
     with process_group(config.device) as process:
-        run = Run(data, output, settings, process, tracker, reporter or get_reporter())
+        folder = checkpoints or output.with_name(output.name + ".checkpoints")
+        run = Run(data, output, settings, process, tracker, reporter or get_reporter(), folder)
         if resume:
             run.resume()
         run.fit()
@@ -110,6 +114,7 @@ class Run:
         process: Process,
         tracker: Tracker | None,
         reporter: Reporter,
+        checkpoints: Path,
     ) -> None:
         config = settings.train
         self.settings = settings
@@ -118,9 +123,9 @@ class Run:
         self.tracker = tracker if process.is_main else None
         self.reporter = reporter
         self.output = output
-        self.checkpoints = output.with_name(output.name + ".checkpoints")
         info = read_info(data)
-        self.fingerprint = sha256_json({"data": info.digest, **settings.to_json()})
+        fingerprint = sha256_json({"data": info.digest, **settings.to_json()})
+        self.checkpoints = checkpoints / fingerprint[:16]
         self.data_digest = info.digest
         self.train_data = PackedDataset(data, TRAIN)
         self.val_data = PackedDataset(data, VAL) if VAL in info.splits else None
@@ -163,7 +168,7 @@ class Run:
 
     def resume(self) -> None:
         """Go on from the newest checkpoint of this very run, if there is one."""
-        checkpoint: Checkpoint | None = latest_checkpoint(self.checkpoints, self.fingerprint)
+        checkpoint: Checkpoint | None = latest_checkpoint(self.checkpoints)
         if checkpoint is None:
             return
         restore(checkpoint, self.model, self.optimizer)
@@ -179,6 +184,8 @@ class Run:
             model = DistributedDataParallel(self.model)
         if self.tracker is not None:
             self.tracker.log_params(self.settings.to_json())
+        for row in self.history:  # of a resumed run: its curves are whole wherever they are logged
+            self._log(row)
         description = "training" if self.process.is_main else f"training (rank {self.process.rank})"
         with self.reporter.bar(description, self.total_steps) as bar:
             bar.advance(self.step)
@@ -205,6 +212,8 @@ class Run:
                 },
             )
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another run's checkpoints may lie beside ours
+            self.checkpoints.parent.rmdir()
         return TrainResult(self.output, sha256_tree(self.output), self.history[-1])
 
     def _epoch(self, model: nn.Module, bar: Any) -> Row:
@@ -295,7 +304,6 @@ class Run:
                 self.model,
                 self.optimizer,
                 step=self.step,
-                run=self.fingerprint,
                 history=self.history,
                 keep=self.config.keep_checkpoints,
             )

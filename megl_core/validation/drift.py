@@ -3,8 +3,6 @@
 import numpy as np
 import pandas as pd
 
-_NUM_BINS = 10
-
 DISTRIBUTIONS = {"labels": "label", "mask area": "mask_area", "text length": "words"}
 """What is compared: name and column."""
 
@@ -21,8 +19,9 @@ def drift_table(current: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
 def population_stability(current: "pd.Series[float]", reference: "pd.Series[float]") -> float:
     """PSI = sum over bins of (p - q) ln(p / q), with p and q the bin's shares in the two sets; at least 0.
 
-    Numbers fall into bins between the deciles of the reference, words into a bin each, missing values into a
-    bin of their own. Half a row is added to each bin, so that an empty bin does not make the sum infinite.
+    Numbers fall into bins between the deciles of the reference (a value that fills a decile or more is a
+    bin of its own), words into a bin each, missing values into one more bin. Half a row is added to each
+    bin, so that an empty one does not make the sum infinite.
     Below 0.1 is commonly read as stable, above 0.2 as a shift.
     """
     if pd.api.types.is_numeric_dtype(reference):
@@ -40,8 +39,9 @@ def _to_bins(
 ) -> tuple["pd.Series[float]", "pd.Series[float]"]:
     """Both series with each number replaced by the number of its bin; missing values stay missing."""
     known = reference.dropna()
-    steps = np.arange(1, _NUM_BINS) / _NUM_BINS
-    edges = np.unique(known.quantile(steps)) if len(known) else np.empty(0)
+    deciles = known.quantile(np.arange(1, 10) / 10).to_numpy() if len(known) else np.empty(0)
+    edges, repeats = np.unique(deciles, return_counts=True)
+    edges = np.sort(np.append(edges, np.nextafter(edges[repeats > 1], np.inf)))
 
     def bins(values: "pd.Series[float]") -> "pd.Series[float]":
         numbers = pd.Series(np.searchsorted(edges, values, side="right"), dtype="Float64")

@@ -81,8 +81,8 @@ def _class_names(source: Path) -> dict[str, str]:
 def load_map(path: Path) -> NDArray[np.bool_]:
     """A .npy attention map (H, W), (H, W, C) or (C, H, W), of any non-negative type, as a mask (H, W).
 
-    Channels are joined by their maximum. A pixel is marked from half of the map's maximum upwards;
-    an all-zero map marks nothing.
+    One or three channels C, joined by their maximum. A pixel is marked from half of the map's maximum
+    upwards; an all-zero map marks nothing.
 
     Raises:
         DataError: no array file, one that needs pickle, or no such map.
@@ -104,10 +104,9 @@ def load_map(path: Path) -> NDArray[np.bool_]:
 def _one_plane(values: NDArray[Any], name: str) -> NDArray[Any]:
     if values.ndim == 2:
         return values
-    if values.ndim == 3 and values.shape[2] in (1, 3, 4):
-        return np.asarray(values[..., :3].max(axis=2))
-    if values.ndim == 3 and values.shape[0] in (1, 3, 4):
-        return np.asarray(values[:3].max(axis=0))
+    for channels in (2, 0):
+        if values.ndim == 3 and values.shape[channels] in (1, 3):
+            return np.asarray(values.max(axis=channels))
     raise DataError(f"{name} has shape {values.shape}: neither (H, W), (H, W, C) nor (C, H, W)")
 
 

@@ -2,8 +2,8 @@
 
 Raw: `textual/<split>_exp_anno.json`, `{question_id: [sentence, ...]}`, which needs the answers of VQA v2
 beside it: `*mscoco_*_annotations.json`, and for the questions `*_mscoco_*_questions.json`.
-Processed: `vqaX_<split>.json`, `{question_id: {...}}` with the keys question, answers, image_id, image_name and
-explanation.
+Processed: `vqaX_<split>.json`, `{question_id: {...}}` with the keys question, answers, image_id, image_name
+and explanation.
 The label is the answer that most annotators gave.
 """
 

@@ -1,0 +1,80 @@
+"""`megl evaluate`: measure a model on packed data."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from megl_core.cli.common import JsonOption, ParamsOption, SetOption, console, print_json, resolve_config
+
+if TYPE_CHECKING:
+    from megl_core.evaluation import Evaluation
+
+app = typer.Typer()
+
+# metric -> its heading
+_COLUMNS = {
+    "n": "images",
+    "accuracy": "accuracy",
+    "worst_group_accuracy": "worst group",
+    "cue_flip_rate": "cue flips",
+    "energy_in_mask": "energy in mask",
+    "pointing_game": "pointing game",
+    "bleu4": "BLEU-4",
+    "rouge_l": "ROUGE-L",
+    "slot_accuracy": "slots",
+}
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="The folder of a trained model.", show_default=False)],
+    data: Annotated[Path, typer.Argument(help="A packed dataset.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/evaluation"),
+    device: Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")] = "auto",
+    params: ParamsOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure accuracy, heat maps and rationales of MODEL on every split of DATA but train.
+
+    Writes evaluation.json, predictions.parquet and a gallery of the best, worst and random cases.
+
+    Example: megl evaluate runs/model runs/packed --output runs/evaluation
+    """
+    config = resolve_config(params, set_)
+
+    from megl_core.evaluation import evaluate as run
+
+    result = run(model, data, config.evaluation, output, device=device)
+    if as_json:
+        print_json(
+            {
+                "folder": str(result.folder),
+                "model_digest": result.model_digest,
+                "data_digest": result.data_digest,
+                "labels": result.labels,
+                "metrics": result.metrics,
+            }
+        )
+    else:
+        _show(result)
+
+
+def _show(result: "Evaluation") -> None:
+    from rich.table import Table
+
+    columns = [name for name in _COLUMNS if any(name in metrics for metrics in result.metrics.values())]
+    table = Table(title=None, header_style="bold")
+    table.add_column("split")
+    for name in columns:
+        table.add_column(_COLUMNS[name], justify="right")
+    for split, metrics in result.metrics.items():
+        shown = [_figure(name, metrics[name]) if name in metrics else "" for name in columns]
+        table.add_row(split, *shown)
+    console.print(table)
+    console.print(f"written to {result.folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{value:.0f}" if name == "n" else f"{value:.1%}"

@@ -1,0 +1,119 @@
+"""Reaching MLflow: a client, its errors as ours, and no password in any message.
+
+mlflow takes seconds to import and reads its settings from the environment while it does, so it is
+imported here, after the defaults below are set, and in functions only.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from megl_core.errors import MeglError, UnavailableError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# Used where the environment does not say otherwise. mlflow's own 7 tries mean four minutes of silence
+# before an unreachable server is an error; 3 mean a quarter of a minute.
+_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
+_URI_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+_SQLITE = "sqlite:///"
+_PACKAGES = frozenset({"mlflow", "requests", "urllib3", "sqlalchemy", "boto3", "botocore"})
+_CREDENTIALS = re.compile(r"//[^/@\s'\"]+@")
+_MAX_MESSAGE = 300
+
+
+def connect(uri: str) -> "MlflowClient":
+    """A client of the tracking server and registry at `uri`; the folder of a SQLite file is made."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    if database := sqlite_file(uri):
+        database.parent.mkdir(parents=True, exist_ok=True)
+    with mlflow_errors(uri, "open the tracking store"):
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The database file of a SQLite URI, or None."""
+    return Path(uri.removeprefix(_SQLITE)).absolute() if uri.startswith(_SQLITE) else None
+
+
+def artifact_root(uri: str) -> str | None:
+    """Where artifacts go: `mlartifacts` beside a SQLite file; None: the server knows."""
+    database = sqlite_file(uri)
+    return (database.parent / "mlartifacts").as_uri() if database else None
+
+
+def redact(text: str) -> str:
+    """The text without the `user:password@` of any URI in it."""
+    return _CREDENTIALS.sub("//", text)
+
+
+def is_mlflow_failure(error: BaseException) -> bool:
+    """Whether MLflow, or what it stands on, raised this; our own mistakes are not meant."""
+    return type(error).__module__.partition(".")[0] in _PACKAGES
+
+
+def error_code(error: BaseException) -> str:
+    """MLflow's name of an error, such as RESOURCE_DOES_NOT_EXIST; empty for other errors."""
+    return str(getattr(error, "error_code", ""))
+
+
+def describe(error: BaseException) -> str:
+    """An error of MLflow in one line, short and without credentials."""
+    text = " ".join(redact(str(error)).split())
+    return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "..."
+
+
+@contextlib.contextmanager
+def mlflow_errors(uri: str, doing: str) -> Iterator[None]:
+    """Turn failures of MLflow into `UnavailableError`, without the traceback that may hold a password."""
+    try:
+        yield
+    except MeglError:
+        raise
+    except Exception as error:
+        if not is_mlflow_failure(error):
+            raise
+        raise UnavailableError(
+            f"MLflow could not {doing}: {describe(error)}", where=redact(uri), fix=_advice(uri)
+        ) from None
+
+
+@contextlib.contextmanager
+def global_uri(uri: str) -> Iterator[None]:
+    """Point MLflow's global settings at `uri` and put them back.
+
+    A SQL registry resolves `models:/m-...` through the global setting, whatever the client's own is.
+    """
+    import mlflow
+
+    before = {name: os.environ.get(name) for name in _URI_VARIABLES}
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def _advice(uri: str) -> str:
+    if urlsplit(uri).scheme in ("http", "https"):
+        return (
+            "check that the server runs and that the URI and credentials are right (registry.tracking_uri "
+            "or MLFLOW_TRACKING_URI); without a URI, MEGL uses a SQLite file in the workspace"
+        )
+    return "check the URI, and that its folder can be written to"

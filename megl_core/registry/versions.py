@@ -1,0 +1,285 @@
+"""Registered versions: what they are, finding them, and fetching their bytes with a check."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megl_core.config import RegistryConfig, parse
+from megl_core.errors import ConfigError, IntegrityError
+from megl_core.files import atomic_directory, sha256_file, sha256_tree, write_bytes
+from megl_core.registry.connection import connect, error_code, mlflow_errors, redact
+from megl_core.registry.packaging import EVALUATION_ARTIFACT, MODEL_ARTIFACT
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+MODEL_DIGEST_TAG = "megl.model_digest"
+EVALUATION_DIGEST_TAG = "megl.evaluation_digest"
+STAGE_TAG = "megl.stage"
+CHAMPION = "champion"
+
+MISSING = "RESOURCE_DOES_NOT_EXIST"
+
+_LOGGED_MODEL = "models:/"
+_LOST = "do not use this version; register the model again from the run that made it"
+
+
+class Stage(StrEnum):
+    """Where a version stands; MLflow's own names."""
+
+    NONE = "None"
+    STAGING = "Staging"
+    PRODUCTION = "Production"
+    ARCHIVED = "Archived"
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """One version of a registered model.
+
+    Attributes:
+        name: the registered model.
+        version: its number, from 1.
+        model_digest: SHA-256 over the model folder's files; empty if MEGL did not register it.
+        run_id: the run that trained it.
+        uri: what `mlflow.pyfunc.load_model` takes.
+        stage: None, Staging, Production or Archived.
+        aliases: the names that point to this version, sorted.
+        created: ISO 8601, UTC.
+        tags: all of its tags.
+    """
+
+    name: str
+    version: int
+    model_digest: str
+    run_id: str
+    uri: str
+    stage: Stage
+    aliases: tuple[str, ...]
+    created: str
+    tags: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def list_models(tracking_uri: str) -> list[str]:
+    """The names of all registered models.
+
+    Raises:
+        UnavailableError: MLflow does not answer.
+    """
+    client = connect(tracking_uri)
+    with mlflow_errors(tracking_uri, "list the models"):
+        return [model.name for model in _pages(client.search_registered_models)]
+
+
+def list_versions(name: str, tracking_uri: str) -> list[RegisteredVersion]:
+    """All versions of a model, newest first; none if there is no such model.
+
+    Raises:
+        UnavailableError: MLflow does not answer.
+    """
+    client = connect(tracking_uri)
+    with mlflow_errors(tracking_uri, "list the versions"):
+        aliases = read_aliases(client, name)
+        found = [describe_version(version, aliases) for version in search(client, name)]
+    return sorted(found, key=lambda version: -version.version)
+
+
+def show_version(name: str, reference: int | str, tracking_uri: str) -> RegisteredVersion:
+    """The version with a number or an alias.
+
+    Raises:
+        ConfigError: there is none.
+        UnavailableError: MLflow does not answer.
+    """
+    client = connect(tracking_uri)
+    with mlflow_errors(tracking_uri, "read the version"):
+        version = find(client, name, reference, tracking_uri)
+        return describe_version(version, read_aliases(client, name))
+
+
+def champion(name: str, tracking_uri: str) -> RegisteredVersion | None:
+    """The version with the alias `champion`, which is the one in Production; None if there is none yet.
+
+    Raises:
+        UnavailableError: MLflow does not answer.
+    """
+    client = connect(tracking_uri)
+    with mlflow_errors(tracking_uri, "look for the champion"):
+        aliases = read_aliases(client, name)
+        if CHAMPION not in aliases:
+            return None
+        return describe_version(client.get_model_version(name, aliases[CHAMPION]), aliases)
+
+
+def fetch_model(name: str, reference: int | str, tracking_uri: str, target: Path) -> Path:
+    """Download the model folder of a version (number or alias) to `target`, and check its digest.
+
+    Raises:
+        ConfigError: there is no such version.
+        IntegrityError: the bytes are not those that were registered, or are gone; nothing is written.
+        UnavailableError: MLflow does not answer.
+    """
+    client = connect(tracking_uri)
+    with mlflow_errors(tracking_uri, "fetch the model"), atomic_directory(target) as folder:
+        version = find(client, name, reference, tracking_uri)
+        downloads = folder / ".download"
+        source = download(client, version, MODEL_ARTIFACT, MODEL_DIGEST_TAG, downloads)
+        for file in list(source.iterdir()):
+            file.rename(folder / file.name)
+        shutil.rmtree(downloads)
+    return target
+
+
+def fetch_evaluation(name: str, reference: int | str, tracking_uri: str, target: Path) -> Path:
+    """Download the evaluation.json of a version (number or alias) to the file `target`, and check its digest.
+
+    Raises:
+        ConfigError: there is no such version.
+        IntegrityError: the bytes are not those that were registered, or are gone; nothing is written.
+        UnavailableError: MLflow does not answer.
+    """
+    client = connect(tracking_uri)
+    with mlflow_errors(tracking_uri, "fetch the evaluation"), tempfile.TemporaryDirectory() as folder:
+        version = find(client, name, reference, tracking_uri)
+        source = download(client, version, EVALUATION_ARTIFACT, EVALUATION_DIGEST_TAG, Path(folder))
+        write_bytes(target, source.read_bytes())
+    return target
+
+
+def champion_evaluation(name: str, tracking_uri: str, target: Path) -> Path | None:
+    """The champion's evaluation.json at the file `target`; None if there is no champion yet.
+
+    Raises:
+        IntegrityError: the bytes are not those that were registered, or are gone; nothing is written.
+        UnavailableError: MLflow does not answer.
+    """
+    holder = champion(name, tracking_uri)
+    return fetch_evaluation(name, holder.version, tracking_uri, target) if holder else None
+
+
+def search(client: "MlflowClient", name: str, tag: tuple[str, str] | None = None) -> "list[ModelVersion]":
+    """The versions of a model, those with a tag and value if one is given, in no particular order."""
+    query = f"name = '{parse_name(name)}'" + (f" and tags.`{tag[0]}` = '{tag[1]}'" if tag else "")
+    return _pages(lambda **page: client.search_model_versions(query, **page))
+
+
+def find(client: "MlflowClient", name: str, reference: int | str, tracking_uri: str) -> "ModelVersion":
+    """The version with a number or an alias.
+
+    Raises:
+        ConfigError: there is none; the message names those that exist.
+    """
+    numbers = sorted(int(version.version) for version in search(client, name))
+    aliases = read_aliases(client, name)
+    number = aliases.get(str(reference), str(reference))
+    if number in map(str, numbers):
+        return client.get_model_version(name, number)
+    known = ", ".join([*map(str, numbers), *sorted(aliases)])
+    raise ConfigError(
+        f"the model {name!r} has no version {reference!r}",
+        where=redact(tracking_uri),
+        fix=f"choose one of {known}" if known else "register one, or give the tracking URI where it is",
+    )
+
+
+def read_aliases(client: "MlflowClient", name: str) -> dict[str, str]:
+    """`{alias: version}` of a model; empty if there is no such model. Versions do not always carry them."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        model = client.get_registered_model(parse_name(name))
+    except MlflowException as error:
+        if error_code(error) == MISSING:
+            return {}
+        raise
+    return {alias: str(number) for alias, number in model.aliases.items()}  # SQL stores give numbers
+
+
+def describe_version(version: "ModelVersion", aliases: Mapping[str, str]) -> RegisteredVersion:
+    """MLflow's record as ours. Our tag says the stage where it is set: not every server has stages."""
+    return RegisteredVersion(
+        name=version.name,
+        version=int(version.version),
+        model_digest=version.tags.get(MODEL_DIGEST_TAG, ""),
+        run_id=version.run_id or "",
+        uri=f"models:/{version.name}/{version.version}",
+        stage=Stage(version.tags.get(STAGE_TAG) or version.current_stage or Stage.NONE),
+        aliases=tuple(sorted(alias for alias, number in aliases.items() if number == str(version.version))),
+        created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
+        tags=dict(version.tags),
+    )
+
+
+def download(
+    client: "MlflowClient", version: "ModelVersion", artifact: str, digest_tag: str, folder: Path
+) -> Path:
+    """Download a file or folder of a version into `folder` and compare it with the digest in a tag.
+
+    Raises:
+        IntegrityError: the tag or the artifact is missing, or they do not agree.
+    """
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    where = f"{artifact} of version {version.version} of {version.name!r}"
+    recorded = version.tags.get(digest_tag)
+    if not recorded:
+        raise IntegrityError(f"nothing to check against: no tag {digest_tag}", where=where)
+    try:
+        path = Path(
+            download_artifacts(
+                artifact_uri=f"{_artifact_location(client, version)}/artifacts/{artifact}",
+                dst_path=str(folder),
+                tracking_uri=client.tracking_uri,
+            )
+        )
+    except MlflowException as error:
+        if error_code(error) != MISSING:
+            raise
+        raise IntegrityError("the artifact is gone from the store", where=where, fix=_LOST) from None
+    actual = sha256_tree(path) if path.is_dir() else sha256_file(path)
+    if actual != recorded:
+        raise IntegrityError(
+            f"the bytes have changed since they were registered: {recorded[:12]} then, {actual[:12]} now",
+            where=where,
+            fix=_LOST,
+        )
+    return path
+
+
+def parse_name(name: str) -> str:
+    """A model's name that is safe to put into a query.
+
+    Raises:
+        ConfigError: it holds other characters than letters, digits, `.`, `_` and `-`.
+    """
+    return parse(RegistryConfig, {"model_name": name}, where="model name").model_name
+
+
+def _artifact_location(client: "MlflowClient", version: "ModelVersion") -> str:
+    """Where the bytes are. `ModelVersion.model_id` reads back as None; the source names the logged model."""
+    source = str(version.source)
+    if not source.startswith(_LOGGED_MODEL):
+        return source
+    return str(client.get_logged_model(source.removeprefix(_LOGGED_MODEL)).artifact_location)
+
+
+def _pages(request: Callable[..., Any]) -> list[Any]:
+    """All results of a search that answers page by page."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = request(page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found

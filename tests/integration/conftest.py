@@ -1,0 +1,193 @@
+"""A real MLflow server, a line to it that can be cut, and small models to register."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megl_core.files import sha256_tree, write_json
+
+_START_SECONDS = 180
+
+
+@dataclass(frozen=True)
+class MLflowServer:
+    """A running server and the folder that holds its artifacts."""
+
+    uri: str
+    artifacts: Path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
+    """`mlflow server` with one worker, on SQLite and a folder, at a free port."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    uri = f"http://127.0.0.1:{(port := free_port())}"
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"),
+        *("--port", str(port), "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
+        *("--artifacts-destination", str(folder / "artifacts")),
+    ]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        wait_until_healthy(f"{uri}/health", process, log)
+        yield MLflowServer(uri, folder / "artifacts")
+    finally:
+        stop_group(process)
+
+
+def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait for an HTTP 200; fail with the log's end if the process dies or takes too long."""
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.3)
+    pytest.fail(f"no answer from {url}:\n{log.read_text()[-2000:]}")
+
+
+def stop_group(process: subprocess.Popen[bytes]) -> None:
+    """Stop a process that leads its own group, and its workers."""
+    import signal
+
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        os.killpg(process.pid, number)
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+@dataclass
+class Line:
+    """An HTTP line to the server. Requests whose path matches a pattern of `faults` get that status."""
+
+    uri: str
+    faults: dict[str, int] = field(default_factory=dict)
+
+    def fault(self, path: str) -> int | None:
+        return next((status for pattern, status in self.faults.items() if re.search(pattern, path)), None)
+
+
+@pytest.fixture
+def line(mlflow_server: MLflowServer) -> Iterator[Line]:
+    """A forwarding line to the real server, whose faults a test switches on and off."""
+
+    class Forwarder(BaseHTTPRequestHandler):
+        def forward(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if status := line.fault(self.path):
+                self.answer(status, b"", "text/plain")
+                return
+            headers = {
+                name: value
+                for name, value in self.headers.items()
+                if name.lower() not in ("host", "connection")
+            }
+            request = urllib.request.Request(
+                mlflow_server.uri + self.path, data=body or None, headers=headers, method=self.command
+            )
+            try:
+                with urllib.request.urlopen(request, timeout=60) as response:
+                    self.answer(response.status, response.read(), response.headers["Content-Type"])
+            except urllib.error.HTTPError as error:
+                self.answer(error.code, error.read(), error.headers["Content-Type"])
+
+        do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = forward  # noqa: N815
+
+        def answer(self, status: int, body: bytes, kind: str | None) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind or "application/octet-stream")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Forwarder)
+    line = Line(f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield line
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="session")
+def sqlite_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('sqlite')}/mlflow.db"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("server", marks=pytest.mark.service)])
+def store(request: pytest.FixtureRequest) -> str:
+    """The URI of an MLflow store: a SQLite file, then a real server."""
+    if request.param == "sqlite":
+        return str(request.getfixturevalue("sqlite_uri"))
+    return str(request.getfixturevalue("mlflow_server").uri)
+
+
+@dataclass(frozen=True)
+class SmallModel:
+    """An untrained model as the training step writes it, and an evaluation of it."""
+
+    folder: Path
+    evaluation: Path
+    digest: str
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> Callable[..., SmallModel]:
+    """Makes a real model of a few hundred weights; another seed gives other weights."""
+
+    def make(seed: int = 0, accuracy: float = 0.95) -> SmallModel:
+        import torch
+
+        from megl_core.config import BackboneConfig, DecoderConfig, ModelConfig
+        from megl_core.data.tokenizer import WordTokenizer
+        from megl_core.models.megl import MEGL
+
+        torch.manual_seed(seed)
+        config = ModelConfig(
+            backbone=BackboneConfig(widths=[8, 8], depths=[1, 1]),
+            decoder=DecoderConfig(width=8, max_tokens=6),
+        )
+        words = WordTokenizer.learn(["a red round thing", "a blue boxy thing"], 1)
+        folder = tmp_path / f"trained-{seed}"
+        folder.mkdir()
+        MEGL(config, ["round", "boxy", "crossed"], words).save(folder)
+        digest = sha256_tree(folder)
+        evaluation = tmp_path / f"evaluation-{seed}.json"
+        metrics = {"test": {"accuracy": accuracy}}
+        write_json(evaluation, {"model_digest": digest, "data_digest": "d" * 64, "metrics": metrics})
+        return SmallModel(folder, evaluation, digest)
+
+    return make

@@ -1,0 +1,136 @@
+"""A run, stopped and resumed, against a run that was left alone."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from megl_core.config import BackboneConfig, DecoderConfig, ModelConfig, ObjectiveConfig, TrainConfig
+from megl_core.errors import DataError, MeglError
+from megl_core.files import read_json
+from megl_core.models.megl import MEGL
+from megl_core.progress import LineReporter
+from megl_core.training import loop, train
+
+SMALL_MODEL = ModelConfig(
+    image_size=24,
+    backbone=BackboneConfig(widths=[8, 16], depths=[1, 1]),
+    decoder=DecoderConfig(width=16),
+)
+CONFIG = TrainConfig(epochs=4, batch_size=16, checkpoint_every=1, max_shift=1)
+
+
+class Recorder:
+    """Keeps what a run logs; stops the run after some epochs like a killed process would."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.params: dict[str, Any] = {}
+        self.metrics: list[tuple[int | None, dict[str, float]]] = []
+        self.stop_after = stop_after
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        self.params.update(params)
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.metrics.append((step, metrics))
+        if self.stop_after is not None and len(self.metrics) > self.stop_after:
+            raise KeyboardInterrupt
+
+
+def run(packed: Path, output: Path, config: TrainConfig = CONFIG, **options: Any) -> Any:
+    return train(packed, output, SMALL_MODEL, ObjectiveConfig(), config, **options)
+
+
+def test_a_run_leaves_a_whole_model_and_logs_every_term(packed: Path, tmp_path: Path) -> None:
+    recorder = Recorder()
+    result = run(packed, tmp_path / "model", tracker=recorder)
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {
+        "config.json", "model.safetensors", "tokenizer.json", "training.json",
+    }  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]  # no checkpoints are left
+    training = read_json(tmp_path / "model" / "training.json")
+    assert [row["epoch"] for row in training["history"]] == [1, 2, 3, 4]
+    assert [step for step, _ in recorder.metrics] == [3, 6, 9, 12]
+    logged = {"loss", "classification", "visual", "consistency", "text", "learning_rate", "val_accuracy"}
+    assert logged <= set(recorder.metrics[0][1])
+    assert training["history"][-1]["loss"] < training["history"][0]["loss"]
+    assert MEGL.load(tmp_path / "model").labels == ["boxy", "crossed", "pointed", "round"]
+    assert len(result.model_digest) == 64
+
+
+def test_a_resumed_run_ends_with_the_same_weights(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(packed, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(packed, tmp_path / "stopped", tracker=Recorder(stop_after=2))
+    assert not (tmp_path / "stopped").exists()
+    resumed = Recorder()
+    run(packed, tmp_path / "stopped", tracker=resumed)
+    assert "resuming at step 6 of 12" in capsys.readouterr().err
+    assert [step for step, _ in resumed.metrics] == [3, 6, 9, 12]  # the curves are whole
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    again = load_file(tmp_path / "stopped" / "model.safetensors")
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_a_checkpoint_of_other_settings_is_not_resumed(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(packed, tmp_path / "model", tracker=Recorder(stop_after=2))
+    other = Recorder()
+    run(packed, tmp_path / "model", CONFIG.model_copy(update={"learning_rate": 1e-3}), tracker=other)
+    assert "resuming" not in capsys.readouterr().err
+    assert [step for step, _ in other.metrics] == [3, 6, 9, 12]
+
+
+def test_only_the_newest_checkpoints_are_kept(packed: Path, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"keep_checkpoints": 1})
+    with pytest.raises(KeyboardInterrupt):
+        run(packed, tmp_path / "model", config, tracker=Recorder(stop_after=2))
+    assert [path.name for path in (tmp_path / "model.checkpoints").glob("*/*")] == ["step-00000006"]
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(packed: Path, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"epochs": 1})
+    run(packed, tmp_path / "a", config)
+    run(packed, tmp_path / "b", config)
+    run(packed, tmp_path / "c", config.model_copy(update={"seed": 1}))
+    weights = {name: load_file(tmp_path / name / "model.safetensors") for name in "abc"}
+    assert all(torch.equal(weights["a"][key], weights["b"][key]) for key in weights["a"])
+    assert any(not torch.equal(weights["a"][key], weights["c"][key]) for key in weights["a"])
+
+
+def test_too_few_rows_are_refused(packed: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="48 training rows do not fill a batch of 64"):
+        run(packed, tmp_path / "model", CONFIG.model_copy(update={"batch_size": 64}))
+
+
+def test_a_loss_that_explodes_names_its_batch_and_leaves_no_model(packed: Path, tmp_path: Path) -> None:
+    with pytest.raises(MeglError, match=r"not finite(.|\n)*train-000"):
+        run(packed, tmp_path / "model", CONFIG.model_copy(update={"learning_rate": 1e30}))
+    assert not (tmp_path / "model").exists()
+
+
+def test_without_texts_there_is_no_decoder(packed: Path, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"epochs": 1})
+    train(packed, tmp_path / "model", SMALL_MODEL, ObjectiveConfig(text=0), config, reporter=LineReporter())
+    model = MEGL.load(tmp_path / "model")
+    assert not model.can_write
+    assert not (tmp_path / "model" / "tokenizer.json").exists()
+
+
+def test_progress_tells_loss_and_speed(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(packed, tmp_path / "model", CONFIG.model_copy(update={"batch_size": 8}), reporter=LineReporter())
+    assert loop.TRAINING_FILE in {path.name for path in (tmp_path / "model").iterdir()}
+    shown = capsys.readouterr().err
+    assert "24/24" in shown
+    assert "loss" in shown
+    assert "images/s" in shown
