@@ -5,7 +5,6 @@ import os
 import platform
 import shutil
 import socket
-import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -124,7 +123,7 @@ def _mlflow(environment: Mapping[str, str]) -> Finding:
         return _ask_http(
             "mlflow", uri, "/health", "start it: mlflow server --backend-store-uri sqlite:///mlflow.db"
         )
-    return Finding("services", "mlflow", "ok", without_secrets(uri))
+    return Finding("services", "mlflow", "ok", f"{without_secrets(uri)} (not tried)")
 
 
 def _kfp(environment: Mapping[str, str]) -> Finding:
@@ -138,14 +137,18 @@ def _kfp(environment: Mapping[str, str]) -> Finding:
 
 
 def _ask_http(name: str, uri: str, path: str, fix: str) -> Finding:
-    """Any answer below 500 counts: one that wants a login is there."""
+    """Any answer below 500 counts: one that wants a login is there. No credentials are sent."""
     shown = without_secrets(uri)
+    parts = urlsplit(uri)
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/") + path)
+    if parts.scheme not in ("http", "https"):
+        return Finding("services", name, "unreachable", f"{shown}: not an http address", fix, required=True)
     try:
-        with urllib.request.urlopen(uri.rstrip("/") + path, timeout=TIMEOUT):  # noqa: S310 (http or https)
+        with urllib.request.urlopen(bare.geturl(), timeout=TIMEOUT):  # noqa: S310 (http or https)
             return Finding("services", name, "ok", shown)
     except urllib.error.HTTPError as error:
         if error.code < 500:
-            return Finding("services", name, "ok", f"{shown} (answers with {error.code})", required=True)
+            return Finding("services", name, "ok", f"{shown} (answers with {error.code})")
         problem = f"answers with {error.code}"
     except (OSError, ValueError) as error:
         problem = without_secrets(str(getattr(error, "reason", error)))
@@ -240,7 +243,7 @@ def _ask_socket(name: str, url: str, shown: str, fix: str) -> Finding:
 def _try(name: str, shown: str, connect: Callable[[], None], fix: str) -> Finding:
     try:
         connect()
-    except (OSError, ValueError, ssl.SSLError) as error:
+    except (OSError, ValueError) as error:
         detail = f"{without_secrets(shown)}: {error}"
         return Finding("services", name, "unreachable", detail, fix)
     return Finding("services", name, "ok", without_secrets(shown))

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
+from rich.table import Table
 
 from megl_core.cli.common import JsonOption, ParamsOption, SetOption, console, print_json, resolve_config
 from megl_core.config import Config
@@ -83,31 +85,24 @@ def _load(name: str) -> Any:
     return found[0].load()
 
 
-def _show(result: dict[str, Any]) -> None:
-    from rich.table import Table
+# What the table shows of a split's metrics, and under which heading.
+_COLUMNS = {
+    "accuracy": "accuracy",
+    "worst_group_accuracy": "worst",
+    "energy_in_mask": "in mask",
+    "pointing_game": "pointing",
+    "bleu4": "BLEU-4",
+    "rouge_l": "ROUGE-L",
+    "slot_accuracy": "slots",
+    "cue_flip_rate": "flips",
+}
 
-    table = Table(title="Result", title_justify="left", show_header=True, header_style="bold")
-    table.add_column("split")
-    names = {
-        "accuracy": "accuracy",
-        "worst_group_accuracy": "worst group",
-        "energy_in_mask": "energy in mask",
-        "pointing_game": "pointing game",
-        "bleu4": "BLEU-4",
-        "rouge_l": "ROUGE-L",
-        "slot_accuracy": "slots right",
-        "cue_flip_rate": "cue flips",
-    }
-    shown = {name: title for name, title in names.items() if any(name in m for m in result["metrics"].values())}
-    for title in shown.values():
-        table.add_column(title, justify="right")
-    for split, metrics in result["metrics"].items():
-        cells = [f"{metrics[name]:.3f}" if name in metrics else "-" for name in shown]
-        table.add_row(split, *cells)
-    console.print(table)
+
+def _show(result: dict[str, Any]) -> None:
+    console.print(_table(result["metrics"], result["main_splits"]))
     if not set(result["ran"]) & {"validate", "pack", "train", "evaluate"}:
         console.print(
-            "[bold]Nothing changed[/] since an earlier run: same data, settings and code, so its results are reused."
+            "[bold]Nothing changed[/]: same data, settings and code as before, so the results are reused."
         )
     verdict = "passed the gate" if result["gate_passed"] else "did not pass the gate"
     lines = {
@@ -120,3 +115,22 @@ def _show(result: dict[str, Any]) -> None:
     for name, text in lines.items():
         console.print(f"[bold]{name:<7}[/] ", end="")
         console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(metrics: dict[str, dict[str, float]], main_splits: list[str | None]) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        header_style="bold",
+        caption="worst: smallest group's accuracy; in mask: share of the heat map's energy; "
+        "flips: predictions that change with the cue alone",
+        caption_justify="left",
+    )
+    table.add_column("split", no_wrap=True)
+    shown = [name for name in _COLUMNS if any(name in values for values in metrics.values())]
+    for name in shown:
+        table.add_column(_COLUMNS[name], justify="right", no_wrap=True)
+    first = [split for split in main_splits if split in metrics]
+    for split in [*first, *(split for split in metrics if split not in first)]:
+        cells = [f"{metrics[split][name]:.3f}" if name in metrics[split] else "-" for name in shown]
+        table.add_row(split, *cells)
+    return table

@@ -53,7 +53,7 @@ def train(
         print_json(summary)
         return
     console.print(f"model      {output}\ndigest     {result.model_digest[:12]}", highlight=False)
-    for name in ("loss", "val_accuracy", "val_energy_in_mask", "seconds"):
+    for name in ("loss", "val_accuracy", "val_energy_in_mask"):
         if name in result.metrics:
             console.print(f"{name:<18} {result.metrics[name]:.4g}", highlight=False)
 

@@ -201,6 +201,7 @@ def report_run(
             "data_digest": evaluation["data_digest"],
             "gate": gate,
             "gate_passed": gate["passed"],
+            "main_splits": [evaluation["primary_split"], evaluation["shifted_split"]],
             "metrics": evaluation["metrics"],
             "model": str(model),
             "model_digest": evaluation["model_digest"],

@@ -160,7 +160,7 @@ class Run:
         )
         self.history: list[Row] = []
         self.step = 0
-        self.seconds = 0.0
+        self.speed = math.nan
 
     @property
     def total_steps(self) -> int:
@@ -174,7 +174,6 @@ class Run:
         restore(checkpoint, self.model, self.optimizer)
         self.step = checkpoint.step
         self.history = checkpoint.history
-        self.seconds = self.history[-1]["seconds"] if self.history else 0.0
         self.reporter.message(f"resuming at step {self.step} of {self.total_steps}")
 
     def fit(self) -> None:
@@ -196,7 +195,10 @@ class Run:
                 self._checkpoint()
 
     def finish(self) -> TrainResult:
-        """Write the model folder and drop the checkpoints."""
+        """Write the model folder and drop the checkpoints.
+
+        Nothing in the folder tells of time or place: the same run gives the same digest again.
+        """
         with atomic_directory(self.output) as folder:
             self.model.save(folder)
             write_json(
@@ -206,7 +208,6 @@ class Run:
                     "data_digest": self.data_digest,
                     "history": self.history,
                     "processes": self.process.world,
-                    "seconds": round(self.seconds, 3),
                     "steps": self.step,
                     "torch": str(torch.__version__),
                 },
@@ -232,15 +233,13 @@ class Run:
             bar.advance(1, **self._shown(sums, first, started))
         means = {name: float(reported_mean(total)) / (last - first) for name, total in sums.items()}
         self._require_finite(means)
-        self.seconds += time.monotonic() - started
+        self.speed = (last - first) * self.config.batch_size / (time.monotonic() - started)
         return {
             "epoch": last // self.sampler.steps_per_epoch,
             "step": last,
             **means,
             "learning_rate": self._learning_rate(last - 1),
             **self._validate(),
-            "images_per_second": (last - first) * self.config.batch_size / (time.monotonic() - started),
-            "seconds": round(self.seconds, 3),
         }
 
     def _train_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -292,9 +291,10 @@ class Run:
 
     def _log(self, row: Row) -> None:
         if self.tracker is not None:
-            self.tracker.log_metrics(
-                {name: value for name, value in row.items() if name != "step"}, self.step
-            )
+            metrics = {name: value for name, value in row.items() if name != "step"}
+            if row["step"] == self.step and math.isfinite(self.speed):
+                metrics["images_per_second"] = self.speed
+            self.tracker.log_metrics(metrics, int(row["step"]))
 
     def _checkpoint(self) -> None:
         epoch = self.step // self.sampler.steps_per_epoch

@@ -1,5 +1,7 @@
 """How far the make-up of a dataset has moved from that of a reference: the population stability index."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -16,12 +18,13 @@ def drift_table(current: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["id", "psi"])
 
 
-def population_stability(current: "pd.Series[float]", reference: "pd.Series[float]") -> float:
+def population_stability(current: "pd.Series[Any]", reference: "pd.Series[Any]") -> float:
     """PSI = sum over bins of (p - q) ln(p / q), with p and q the bin's shares in the two sets; at least 0.
 
     Numbers fall into bins between the deciles of the reference (a value that fills a decile or more is a
     bin of its own), words into a bin each, missing values into one more bin. Half a row is added to each
-    bin, so that an empty one does not make the sum infinite.
+    bin that occurs in either set, so that an empty one does not make the sum infinite.
+
     Below 0.1 is commonly read as stable, above 0.2 as a shift.
     """
     if pd.api.types.is_numeric_dtype(reference):

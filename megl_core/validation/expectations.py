@@ -114,7 +114,7 @@ EXPECTATIONS: dict[str, Rule] = {
         table="texts",
         expectation="ExpectColumnValuesToBeBetween",
         columns={"column": "words"},
-        detail="{words} words: {text!r:.120}",
+        detail="word count {words}: {text!r:.120}",
         explanation="A rationale of a word or two explains nothing; a very long one will be cut off.",
         unit="{:g} words",
     ),

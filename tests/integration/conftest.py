@@ -102,14 +102,14 @@ def line(mlflow_server: MLflowServer) -> Iterator[Line]:
 
     class Forwarder(BaseHTTPRequestHandler):
         def forward(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = self.body()
             if status := line.fault(self.path):
                 self.answer(status, b"", "text/plain")
                 return
             headers = {
                 name: value
                 for name, value in self.headers.items()
-                if name.lower() not in ("host", "connection")
+                if name.lower() not in ("host", "connection", "transfer-encoding")
             }
             request = urllib.request.Request(
                 mlflow_server.uri + self.path, data=body or None, headers=headers, method=self.command
@@ -119,6 +119,16 @@ def line(mlflow_server: MLflowServer) -> Iterator[Line]:
                     self.answer(response.status, response.read(), response.headers["Content-Type"])
             except urllib.error.HTTPError as error:
                 self.answer(error.code, error.read(), error.headers["Content-Type"])
+
+        def body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            content = b""
+            while size := int(self.rfile.readline(), 16):
+                content += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return content
 
         do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = forward  # noqa: N815
 

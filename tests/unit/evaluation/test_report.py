@@ -91,7 +91,7 @@ def test_a_full_report(folders):
         "accuracy, test 25.0%",
         "training 12 s",
         "crossed 90%",
-        "is round",
+        "is pointed",
         "learning rate",
         "drift",
         "code digest c0de",

@@ -54,6 +54,7 @@ def test_a_run_leaves_a_whole_model_and_logs_every_term(packed: Path, tmp_path: 
     training = read_json(tmp_path / "model" / "training.json")
     assert [row["epoch"] for row in training["history"]] == [1, 2, 3, 4]
     assert [step for step, _ in recorder.metrics] == [3, 6, 9, 12]
+    assert recorder.metrics[-1][1]["images_per_second"] > 0
     logged = {"loss", "classification", "visual", "consistency", "text", "learning_rate", "val_accuracy"}
     assert logged <= set(recorder.metrics[0][1])
     assert training["history"][-1]["loss"] < training["history"][0]["loss"]
@@ -98,9 +99,11 @@ def test_only_the_newest_checkpoints_are_kept(packed: Path, tmp_path: Path) -> N
 
 def test_the_same_seed_gives_the_same_model_and_another_seed_another(packed: Path, tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"epochs": 1})
-    run(packed, tmp_path / "a", config)
-    run(packed, tmp_path / "b", config)
-    run(packed, tmp_path / "c", config.model_copy(update={"seed": 1}))
+    a = run(packed, tmp_path / "a", config)
+    b = run(packed, tmp_path / "b", config)
+    c = run(packed, tmp_path / "c", config.model_copy(update={"seed": 1}))
+    assert a.model_digest == b.model_digest
+    assert a.model_digest != c.model_digest
     weights = {name: load_file(tmp_path / name / "model.safetensors") for name in "abc"}
     assert all(torch.equal(weights["a"][key], weights["b"][key]) for key in weights["a"])
     assert any(not torch.equal(weights["a"][key], weights["c"][key]) for key in weights["a"])
