@@ -1,6 +1,6 @@
 """Flat files for `dvc metrics` and `dvc plots`, made of an evaluation's folder.
 
-    python scripts/dvc_views.py EVALUATION METRICS_JSON CONFUSION_CSV
+python scripts/dvc_views.py EVALUATION METRICS_JSON CONFUSION_CSV
 """
 
 import csv

@@ -24,8 +24,9 @@ _DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is for results
 }
-_URI_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+_TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 _SQLITE = "sqlite:///"
 _PACKAGES = frozenset({"mlflow", "requests", "urllib3", "sqlalchemy", "boto3", "botocore"})
 _CREDENTIALS = re.compile(r"//[^/@\s'\"]+@")
@@ -93,21 +94,20 @@ def mlflow_errors(uri: str, doing: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def global_uri(uri: str) -> Iterator[None]:
-    """Point MLflow's global settings at `uri` and put them back.
+    """Point MLflow's global tracking URI at `uri`, and put it back.
 
-    A SQL registry resolves `models:/m-...` through the global setting, whatever the client's own is.
+    A SQL registry resolves `models:/m-...` through the global URI, whatever the client's own is.
     """
     import mlflow
 
-    before = {name: os.environ.get(name) for name in _URI_VARIABLES}
+    before = os.environ.get(_TRACKING_VARIABLE)
     mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(None)
-        mlflow.set_registry_uri(None)
-        os.environ.update({name: value for name, value in before.items() if value is not None})
+        mlflow.set_tracking_uri(None)  # this also deletes the variable
+        if before is not None:
+            os.environ[_TRACKING_VARIABLE] = before
 
 
 def _advice(uri: str) -> str:

@@ -228,24 +228,19 @@ def download(
         IntegrityError: the tag or the artifact is missing, or they do not agree.
     """
     from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
 
     where = f"{artifact} of version {version.version} of {version.name!r}"
     recorded = version.tags.get(digest_tag)
     if not recorded:
         raise IntegrityError(f"nothing to check against: no tag {digest_tag}", where=where)
-    try:
-        path = Path(
-            download_artifacts(
-                artifact_uri=f"{_artifact_location(client, version)}/artifacts/{artifact}",
-                dst_path=str(folder),
-                tracking_uri=client.tracking_uri,
-            )
+    location = _artifacts_of(client, version)
+    if not location or not _is_stored(client, location, artifact):
+        raise IntegrityError("the artifact is gone from the store", where=where, fix=_LOST)
+    path = Path(
+        download_artifacts(
+            artifact_uri=f"{location}/{artifact}", dst_path=str(folder), tracking_uri=client.tracking_uri
         )
-    except MlflowException as error:
-        if error_code(error) != MISSING:
-            raise
-        raise IntegrityError("the artifact is gone from the store", where=where, fix=_LOST) from None
+    )
     actual = sha256_tree(path) if path.is_dir() else sha256_file(path)
     if actual != recorded:
         raise IntegrityError(
@@ -265,12 +260,30 @@ def parse_name(name: str) -> str:
     return parse(RegistryConfig, {"model_name": name}, where="model name").model_name
 
 
-def _artifact_location(client: "MlflowClient", version: "ModelVersion") -> str:
-    """Where the bytes are. `ModelVersion.model_id` reads back as None; the source names the logged model."""
+def _artifacts_of(client: "MlflowClient", version: "ModelVersion") -> str | None:
+    """Where a version's artifacts are; None if its logged model was deleted.
+
+    `ModelVersion.model_id` reads back as None; the source names the logged model.
+    """
+    from mlflow.exceptions import MlflowException
+
     source = str(version.source)
-    if not source.startswith(_LOGGED_MODEL):
-        return source
-    return str(client.get_logged_model(source.removeprefix(_LOGGED_MODEL)).artifact_location)
+    if source.startswith(_LOGGED_MODEL):
+        try:
+            source = client.get_logged_model(source.removeprefix(_LOGGED_MODEL)).artifact_location
+        except MlflowException as error:
+            if error_code(error) == MISSING:
+                return None
+            raise
+    return f"{source}/artifacts"
+
+
+def _is_stored(client: "MlflowClient", location: str, artifact: str) -> bool:
+    """Whether the store lists an artifact; asking for a missing one fails differently in every store."""
+    from mlflow.artifacts import list_artifacts
+
+    listed = list_artifacts(artifact_uri=location, tracking_uri=client.tracking_uri)
+    return artifact in (file.path.rpartition("/")[2] for file in listed)
 
 
 def _pages(request: Callable[..., Any]) -> list[Any]:

@@ -30,7 +30,7 @@ from megl_core.registry.models import (
     show_version,
 )
 from megl_core.registry.tracking import start_run
-from tests.integration.conftest import Line, SmallModel
+from tests.integration.conftest import Line, MLflowServer, SmallModel
 
 MakeModel = Callable[..., SmallModel]
 
@@ -125,17 +125,35 @@ def test_a_damaged_version_is_noticed_and_replaced(
 
 @pytest.mark.service
 def test_lost_artifacts_are_named(
-    mlflow_server, line: Line, make_model: MakeModel, tmp_path: Path, name: str
+    mlflow_server: MLflowServer, make_model: MakeModel, tmp_path: Path, name: str
 ) -> None:
     store = mlflow_server.uri
     with start_run(RegistryConfig(tracking_uri=store), tmp_path, system_metrics=False) as tracker:
         run_id = tracker.run_id
-    add(make_model(), name, store, run_id)
-    for report in mlflow_server.artifacts.rglob("evaluation.json"):
-        if sha256_file(report) == show_version(name, 1, store).tags["megl.evaluation_digest"]:
-            report.unlink()
+    recorded = add(make_model(), name, store, run_id).tags["megl.evaluation_digest"]
+    reports = mlflow_server.artifacts.rglob("evaluation.json")
+    lost = [report for report in reports if sha256_file(report) == recorded and name in owner(store, report)]
+    for report in lost:
+        report.unlink()
+    assert len(lost) == 1
     with pytest.raises(IntegrityError, match="gone from the store"):
         fetch_evaluation(name, 1, store, tmp_path / "fetched.json")
+
+
+def test_a_deleted_logged_model_is_named(
+    store: str, name: str, run_id: str, make_model: MakeModel, tmp_path: Path
+) -> None:
+    add(make_model(), name, store, run_id)
+    client = MlflowClient(store, store)
+    client.delete_logged_model(client.get_model_version(name, "1").source.removeprefix("models:/"))
+    with pytest.raises(IntegrityError, match="gone from the store"):
+        fetch_model(name, 1, store, tmp_path / "fetched")
+    assert not (tmp_path / "fetched").exists()
+
+
+def owner(store: str, report: Path) -> str:
+    """The registered model whose bytes lie in `models/<id>/artifacts/artifacts/evaluation.json`."""
+    return str(MlflowClient(store, store).get_logged_model(report.parts[-4]).name)
 
 
 def test_an_edited_evaluation_is_noticed(
@@ -203,7 +221,7 @@ def test_the_champions_evaluation(
 
 @pytest.mark.service
 def test_a_server_without_stages(
-    line: Line, mlflow_server, name: str, make_model: MakeModel, tmp_path: Path
+    line: Line, mlflow_server: MLflowServer, name: str, make_model: MakeModel, tmp_path: Path
 ) -> None:
     with start_run(RegistryConfig(tracking_uri=line.uri), tmp_path, system_metrics=False) as tracker:
         run_id = tracker.run_id
