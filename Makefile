@@ -20,6 +20,8 @@ export PYTHONNOUSERSITE := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
+# Every step is a process of its own: without bytecode each would compile its libraries again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## List the targets
@@ -46,10 +48,9 @@ $(UV):
 
 .PHONY: lock
 lock: | $(UV) ## Resolve the locks anew from pyproject.toml and constraints.txt
-	$(call compile_lock,requirements.lock,constraints.txt,--extra dev - <<< editables)
+	$(call compile_lock,requirements.lock,constraints.txt,--extra dev)
 	$(foreach extra,$(EXTRAS),$(call compile_lock,requirements-$(extra).lock,requirements.lock,--extra $(extra)))
 
-# `editables` is what hatchling needs to install the project editable without build isolation.
 # A local build such as torch 2.13.0+cpu is locked as the public version that it stands for.
 define compile_lock
 	$(UV) pip compile pyproject.toml $(3) --constraints $(2) --output-file $(1) --upgrade --quiet \
@@ -115,6 +116,6 @@ compile-check: setup ## Fail if the compiled pipeline is stale
 	$(BIN)/megl pipeline compile --check
 
 .PHONY: clean
-clean: ## Delete the caches, .venv and the workspace
-	rm -rf $(VENV) $(WORKSPACE) dist .pytest_cache .mypy_cache .ruff_cache
+clean: ## Delete .venv and the caches; the workspace stays, it holds your models
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -11,11 +11,15 @@ from megl_core.cli.common import JsonOption, ParamsOption, SetOption, console, p
 
 app = typer.Typer()
 
+DEFAULT_OUTPUT = Path("runs/model")
+
 
 @app.command()
 def train(
     data: Annotated[Path, typer.Argument(help="Packed data, as `megl data pack` writes it.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")] = Path("runs/model"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")] = Path(
+        "runs/model"
+    ),
     processes: Annotated[
         int, typer.Option("--processes", "-n", min=1, help="Processes on this machine, through torchrun.")
     ] = 1,

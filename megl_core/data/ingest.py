@@ -1,8 +1,8 @@
 """The first step: a dataset folder in the workspace, its manifest, and its version in DVC.
 
-    <workspace>/datasets/<name>/          the dataset, tracked by DVC
-    <workspace>/datasets/<name>.json      what it was imported from, and its last digest
-    <workspace>/manifests/<digest>.parquet
+<workspace>/datasets/<name>/          the dataset, tracked by DVC
+<workspace>/datasets/<name>.json      what it was imported from, and its last digest
+<workspace>/manifests/<digest>.parquet
 """
 
 from dataclasses import asdict, dataclass

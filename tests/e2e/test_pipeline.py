@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +57,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(scope="module")
-def first(workspace: Workspace) -> Iterator[dict[str, Any]]:
-    yield workspace.result()
+def first(workspace: Workspace) -> dict[str, Any]:
+    return workspace.result()
 
 
 def test_a_first_run_makes_everything(workspace: Workspace, first: dict[str, Any]) -> None:
