@@ -19,7 +19,7 @@ COMMANDS = {
     "train": ("megl_core.cli.train", "Train a model on a packed dataset."),
     "evaluate": ("megl_core.cli.evaluate", "Evaluate a model: accuracy, heat maps, rationales."),
     "explain": ("megl_core.cli.explain", "Explain pictures: class, heat map and rationale."),
-    "models": ("megl_core.cli.models", "Look at registered models, register and promote them."),
+    "models": ("megl_core.cli.models", "Look at registered models and promote them."),
     "pipeline": ("megl_core.cli.pipeline", "Run and compile the training pipeline."),
     "doctor": ("megl_core.cli.doctor", "Check versions, devices and services."),
 }

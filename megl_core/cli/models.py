@@ -137,13 +137,14 @@ def _table(versions: "list[RegisteredVersion]") -> Table:
             ", ".join(version.aliases),
             version.tags.get("megl.gate", ""),
             version.model_digest[:12],
-            version.created,
+            version.created[:16].replace("T", " "),
         )
     return table
 
 
 def _details(version: "RegisteredVersion") -> Table:
-    table = Table(show_header=False, title=f"{version.name} version {version.version}")
+    table = Table("", "", show_header=False, title=f"{version.name} version {version.version}")
+    table.columns[1].overflow = "fold"
     rows = {
         "stage": version.stage,
         "aliases": ", ".join(version.aliases),

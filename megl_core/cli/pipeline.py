@@ -90,9 +90,9 @@ _COLUMNS = {
     "accuracy": "accuracy",
     "worst_group_accuracy": "worst",
     "energy_in_mask": "in mask",
-    "pointing_game": "pointing",
-    "bleu4": "BLEU-4",
-    "rouge_l": "ROUGE-L",
+    "pointing_game": "points",
+    "bleu4": "BLEU",
+    "rouge_l": "ROUGE",
     "slot_accuracy": "slots",
     "cue_flip_rate": "flips",
 }
@@ -120,9 +120,12 @@ def _show(result: dict[str, Any]) -> None:
 def _table(metrics: dict[str, dict[str, float]], main_splits: list[str | None]) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
         header_style="bold",
-        caption="worst: smallest group's accuracy; in mask: share of the heat map's energy; "
-        "flips: predictions that change with the cue alone",
+        caption="worst: lowest accuracy of a group; in mask: share of the heat map's energy; points: maps "
+        "with their maximum in the mask; slots: facts right in the rationale; flips: predictions that "
+        "change with the cue alone",
         caption_justify="left",
     )
     table.add_column("split", no_wrap=True)

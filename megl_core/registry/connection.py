@@ -30,6 +30,7 @@ _TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 _SQLITE = "sqlite:///"
 _PACKAGES = frozenset({"mlflow", "requests", "urllib3", "sqlalchemy", "boto3", "botocore"})
 _CREDENTIALS = re.compile(r"//[^/@\s'\"]+@")
+_POOL = re.compile(r"HTTPS?ConnectionPool\(.*?Max retries exceeded with url: \S+ ")  # noise before the cause
 _MAX_MESSAGE = 300
 
 
@@ -73,7 +74,7 @@ def error_code(error: BaseException) -> str:
 
 def describe(error: BaseException) -> str:
     """An error of MLflow in one line, short and without credentials."""
-    text = " ".join(redact(str(error)).split())
+    text = _POOL.sub("", " ".join(redact(str(error)).split()))
     return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "..."
 
 

@@ -246,7 +246,9 @@ def _set_stage(client: "MlflowClient", version: "ModelVersion", stage: Stage) ->
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         try:
-            client.transition_model_version_stage(version.name, version.version, stage)
+            client.transition_model_version_stage(
+                version.name, version.version, stage, archive_existing_versions=stage is Stage.PRODUCTION
+            )
         except MlflowException as error:
             if error_code(error) != "ENDPOINT_NOT_FOUND":
                 raise

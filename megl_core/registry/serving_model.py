@@ -6,6 +6,7 @@ Output: one row for each image, as `packaging.signature` lists it.
 
 import base64
 import binascii
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from PIL import Image
 from megl_core.data.images import decode_image, encode_png
 from megl_core.errors import DataError
 from megl_core.explain import Explained, Explainer
-from megl_core.files import canonical_json
 from megl_core.models.megl import MEGL
 
 
@@ -70,7 +70,7 @@ def _row(explained: Explained) -> dict[str, Any]:
     return {
         "label": explained.label,
         "probability": explained.probability,
-        "probabilities": canonical_json(explained.probabilities).decode(),
+        "probabilities": json.dumps(explained.probabilities, ensure_ascii=False),
         "rationale": explained.rationale,
         "heat_map": encode_png(grey),
     }

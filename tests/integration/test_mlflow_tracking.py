@@ -169,6 +169,7 @@ def test_a_server_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ):
         pass
     assert "127.0.0.1" in str(caught.value)
+    assert "refused" in str(caught.value)
     assert "s3cret" not in str(caught.value)
 
 
