@@ -239,6 +239,8 @@ class TrainConfig(Section):
 
 class EvaluationConfig(Section):
     batch_size: int = Field(128, ge=1)
+    num_threads: int = Field(1, ge=1)
+    """Threads on the CPU; more than there are idle cores make it many times slower."""
     splits: list[str] | None = None
     """None: every split but train."""
     primary_split: str = "test"

@@ -60,10 +60,13 @@ def evaluate(
         DataError: no model, no packed data, nothing to evaluate, or data labels unknown to the model.
         UnavailableError: there is no such device.
     """
+    import torch
+
     from megl_core.evaluation.predict import predict
     from megl_core.evaluation.scores import score_split
     from megl_core.explain import load_model
 
+    torch.set_num_threads(config.num_threads)
     info = read_info(data)
     splits = _splits(info, config, data)
     network = load_model(model, device)
