@@ -123,9 +123,11 @@ def _table(metrics: dict[str, dict[str, float]], main_splits: list[str | None]) 
         padding=(0, 1),
         pad_edge=False,
         header_style="bold",
-        caption="worst: lowest accuracy of a group that is large enough; in mask: share of the heat map's energy; points: maps "
-        "with their maximum in the mask; slots: facts right in the rationale; flips: predictions that "
-        "change with the cue alone",
+        caption=(
+            "worst: lowest accuracy of a group that is large enough; in mask: share of the heat map's "
+            "energy; points: maps with their maximum in the mask; slots: facts right in the rationale; "
+            "flips: predictions that change with the cue alone"
+        ),
         caption_justify="left",
     )
     table.add_column("split", no_wrap=True)
