@@ -100,6 +100,17 @@ class EventReporter:
         bar.finish()
 
 
+class SilentReporter:
+    """Says nothing: for processes beside the one that speaks."""
+
+    def message(self, text: str) -> None:
+        pass
+
+    @contextlib.contextmanager
+    def bar(self, description: str, total: int | None) -> Iterator[Bar]:  # noqa: ARG002 (the interface's)
+        yield _ThrottledBar(total, interval=float("inf"), show=lambda done, fields: None)  # noqa: ARG005
+
+
 class LineReporter:
     """Plain lines on standard error, for logs."""
 

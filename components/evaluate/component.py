@@ -50,4 +50,5 @@ def evaluate(
             Path(workspace),
             run_id=run_id,
             model_digest=model_digest,
+            digest=digest,
         ).metrics

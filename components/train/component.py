@@ -50,6 +50,7 @@ def train(
             Path(trained.path),
             settings,
             Path(workspace),
+            digest=digest,
             code=code,
             dvc=json.loads(dvc),
             checkpoints=Path(workspace) / "checkpoints",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megl_core.config import Config, RegistryConfig
+from megl_core.data.packed import verify
 from megl_core.errors import IntegrityError
 from megl_core.evaluation import EVALUATION_FILE, Evaluation, evaluate
 from megl_core.evaluation.report import write_report
@@ -46,22 +47,31 @@ def train_tracked(
     config: Config,
     workspace: Path,
     *,
+    digest: str = "",
     code: str = "",
     dvc: Mapping[str, Any] | None = None,
     track: bool = True,
     resume: bool = True,
     checkpoints: Path | None = None,
 ) -> Trained | None:
-    """Train, and log the run to MLflow. Returns None on all but the main process of several."""
-    from megl_core.data.packed import read_info
+    """Train on the very data that were validated, and log the run to MLflow.
+
+    Returns:
+        None on all but the main process of several.
+
+    Raises:
+        IntegrityError: the packed bytes are not those with this digest ("": with the recorded one).
+    """
     from megl_core.training import train
 
     sections = (config.model, config.objective, config.train)
     options: dict[str, Any] = {"resume": resume, "checkpoints": checkpoints}
-    if not track or os.environ.get("RANK", "0") != "0":
+    is_main = os.environ.get("RANK", "0") == "0"
+    if is_main:
+        digest = _verified(data, digest)
+    if not track or not is_main:
         result = train(data, output, *sections, **options)
         return Trained(result.model, result.model_digest, result.metrics, "") if result else None
-    digest = read_info(data).digest
     with start_run(config.registry, workspace, tags={"megl.code_digest": code} if code else None) as tracker:
         dvc_hash = str(dvc["md5"]) if dvc else None
         source = f"{dvc['repository']}/{dvc['path']}" if dvc else str(data)
@@ -73,14 +83,35 @@ def train_tracked(
         return Trained(result.model, result.model_digest, result.metrics, tracker.run_id)
 
 
+def _verified(data: Path, digest: str) -> str:
+    """The digest of packed data, computed anew."""
+    found = verify(data).digest
+    if digest not in ("", found):
+        raise IntegrityError(
+            f"the packed data have the digest {found[:12]}, not {digest[:12]}",
+            where=str(data),
+            fix="pack again: megl pipeline run --no-cache",
+        )
+    return found
+
+
 def evaluate_tracked(
-    model: Path, data: Path, output: Path, config: Config, workspace: Path, *, run_id: str, model_digest: str
+    model: Path,
+    data: Path,
+    output: Path,
+    config: Config,
+    workspace: Path,
+    *,
+    run_id: str,
+    model_digest: str,
+    digest: str,
 ) -> Evaluation:
-    """Evaluate the very model that was trained, and log its metrics to its run.
+    """Evaluate the very model that was trained on the very data that were packed; log to the model's run.
 
     Raises:
-        IntegrityError: the model folder no longer has the digest it was trained with.
+        IntegrityError: the model or the data no longer have their digests.
     """
+    _verified(data, digest)
     if sha256_tree(model) != model_digest:
         raise IntegrityError(
             "the model's files are not those that were trained",

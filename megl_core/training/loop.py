@@ -19,22 +19,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from megl_core.config import ModelConfig, ObjectiveConfig, TrainConfig
-from megl_core.data.contract import TRAIN, VAL
-from megl_core.data.loading import Batch, TrainingBatches
-from megl_core.data.packed import PackedDataset, read_info
-from megl_core.data.sampling import QuotaSampler
-from megl_core.data.tokenizer import WordTokenizer
-from megl_core.errors import DataError, MeglError
-from megl_core.files import atomic_directory, sha256_json, sha256_tree, write_json
+from megl_core.data.loading import Batch
+from megl_core.errors import MeglError
+from megl_core.files import atomic_directory, sha256_tree, write_json
 from megl_core.models.grounding import leak_at
-from megl_core.models.megl import MEGL
-from megl_core.objectives.objective import Objective, Targets, reference_curve
+from megl_core.objectives.objective import Targets
 from megl_core.objectives.reduce import reported_mean
-from megl_core.progress import Reporter, get_reporter
-from megl_core.training.checkpoint import Checkpoint, latest_checkpoint, restore, save_checkpoint
+from megl_core.progress import Bar, Reporter, SilentReporter, get_reporter
+from megl_core.training.checkpoint import latest_checkpoint, restore, save_checkpoint
 from megl_core.training.distributed import Process, process_group
 from megl_core.training.monitor import check_progress
 from megl_core.training.schedule import one_cycle
+from megl_core.training.setup import Parts, Settings, build
 
 TRAINING_FILE = "training.json"
 Row = dict[str, float]
@@ -55,16 +51,6 @@ class TrainResult:
     model: Path
     model_digest: str
     metrics: Row
-
-
-@dataclass(frozen=True)
-class _Settings:
-    model: ModelConfig
-    objective: ObjectiveConfig
-    train: TrainConfig
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name).model_dump(mode="json") for name in ("model", "objective", "train")}
 
 
 def train(
@@ -93,14 +79,19 @@ def train(
         MeglError: the loss is no longer finite; the message names the batch.
     """
     torch.set_num_threads(config.num_threads)
-    settings = _Settings(model, objective, config)
+    settings = Settings(model, objective, config)
     with process_group(config.device) as process:
-        folder = checkpoints or output.with_name(output.name + ".checkpoints")
-        run = Run(data, output, settings, process, tracker, reporter or get_reporter(), folder)
+        parts = build(data, settings, process)
+        root = checkpoints or output.with_name(output.name + ".checkpoints")
+        run = Run(
+            parts, settings, process, root / parts.fingerprint[:16], reporter or get_reporter(), tracker
+        )
         if resume:
             run.resume()
+        else:
+            run.restart()
         run.fit()
-        return run.finish() if process.is_main else None
+        return run.finish(output) if process.is_main else None
 
 
 class Run:
@@ -108,73 +99,46 @@ class Run:
 
     def __init__(
         self,
-        data: Path,
-        output: Path,
-        settings: _Settings,
+        parts: Parts,
+        settings: Settings,
         process: Process,
-        tracker: Tracker | None,
-        reporter: Reporter,
         checkpoints: Path,
+        reporter: Reporter,
+        tracker: Tracker | None,
     ) -> None:
-        config = settings.train
+        self.parts = parts
         self.settings = settings
-        self.config = config
+        self.config = settings.train
         self.process = process
+        self.checkpoints = checkpoints
+        self.reporter = reporter if process.is_main else SilentReporter()
         self.tracker = tracker if process.is_main else None
-        self.reporter = reporter
-        self.output = output
-        info = read_info(data)
-        fingerprint = sha256_json({"data": info.digest, **settings.to_json()})
-        self.checkpoints = checkpoints / fingerprint[:16]
-        self.data_digest = info.digest
-        self.train_data = PackedDataset(data, TRAIN)
-        self.val_data = PackedDataset(data, VAL) if VAL in info.splits else None
-        if len(self.train_data) < config.batch_size:
-            raise DataError(
-                f"{len(self.train_data)} training rows do not fill a batch of {config.batch_size}",
-                where=str(data),
-                fix="lower train.batch_size or add data",
-            )
-        torch.manual_seed(config.seed)
-        tokenizer = _learn_tokenizer(self.train_data, settings)
-        self.model = MEGL(settings.model, info.labels, tokenizer).to(process.device)
-        self.sampler = QuotaSampler(
-            self.train_data.annotated, config.batch_size, config.annotated_quota, config.seed
-        )
-        self.batches = TrainingBatches(
-            self.train_data,
-            self.sampler,
-            tokenizer if settings.objective.text > 0 else None,
-            size=settings.model.image_size,
-            max_tokens=settings.model.decoder.max_tokens,
-            max_shift=config.max_shift,
-            cache=config.cache_images,
-            seed=config.seed,
-            rank=process.rank,
-            world=process.world,
-        )
-        reference = self._reference_curve()
-        self.objective = Objective(settings.objective, reference).to(process.device)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        self.model = parts.model
+        self.optimizer = parts.optimizer
+        self.steps_per_epoch = parts.batches.sampler.steps_per_epoch
         self.history: list[Row] = []
         self.step = 0
         self.speed = math.nan
 
     @property
     def total_steps(self) -> int:
-        return self.config.epochs * self.sampler.steps_per_epoch
+        return self.config.epochs * self.steps_per_epoch
 
     def resume(self) -> None:
         """Go on from the newest checkpoint of this very run, if there is one."""
-        checkpoint: Checkpoint | None = latest_checkpoint(self.checkpoints)
+        checkpoint = latest_checkpoint(self.checkpoints)
         if checkpoint is None:
             return
         restore(checkpoint, self.model, self.optimizer)
         self.step = checkpoint.step
         self.history = checkpoint.history
         self.reporter.message(f"resuming at step {self.step} of {self.total_steps}")
+
+    def restart(self) -> None:
+        """Forget the checkpoints of this very run."""
+        if self.process.is_main:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+        self.process.barrier()
 
     def fit(self) -> None:
         """Train until the last step, a checkpoint every few epochs."""
@@ -185,8 +149,7 @@ class Run:
             self.tracker.log_params(self.settings.to_json())
         for row in self.history:  # of a resumed run: its curves are whole wherever they are logged
             self._log(row)
-        description = "training" if self.process.is_main else f"training (rank {self.process.rank})"
-        with self.reporter.bar(description, self.total_steps) as bar:
+        with self.reporter.bar("training", self.total_steps) as bar:
             bar.advance(self.step)
             while self.step < self.total_steps:
                 row = self._epoch(model, bar)
@@ -194,18 +157,18 @@ class Run:
                 self._log(row)
                 self._checkpoint()
 
-    def finish(self) -> TrainResult:
+    def finish(self, output: Path) -> TrainResult:
         """Write the model folder and drop the checkpoints.
 
         Nothing in the folder tells of time or place: the same run gives the same digest again.
         """
-        with atomic_directory(self.output) as folder:
+        with atomic_directory(output) as folder:
             self.model.save(folder)
             write_json(
                 folder / TRAINING_FILE,
                 {
                     "config": self.settings.to_json(),
-                    "data_digest": self.data_digest,
+                    "data_digest": self.parts.data_digest,
                     "history": self.history,
                     "processes": self.process.world,
                     "steps": self.step,
@@ -215,17 +178,15 @@ class Run:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         with contextlib.suppress(OSError):  # another run's checkpoints may lie beside ours
             self.checkpoints.parent.rmdir()
-        return TrainResult(self.output, sha256_tree(self.output), self.history[-1])
+        return TrainResult(output, sha256_tree(output), self.history[-1])
 
-    def _epoch(self, model: nn.Module, bar: Any) -> Row:
+    def _epoch(self, model: nn.Module, bar: Bar) -> Row:
         started = time.monotonic()
         first = self.step
-        last = min(
-            self.total_steps, (first // self.sampler.steps_per_epoch + 1) * self.sampler.steps_per_epoch
-        )
+        last = min(self.total_steps, (first // self.steps_per_epoch + 1) * self.steps_per_epoch)
         sums: dict[str, Tensor] = {}
         model.train()
-        for batch in self.batches.between(first, last):
+        for batch in self.parts.batches.between(first, last):
             terms = self._train_step(model, batch)
             self.step += 1
             for name, term in terms.items():
@@ -235,7 +196,7 @@ class Run:
         self._require_finite(means)
         self.speed = (last - first) * self.config.batch_size / (time.monotonic() - started)
         return {
-            "epoch": last // self.sampler.steps_per_epoch,
+            "epoch": last // self.steps_per_epoch,
             "step": last,
             **means,
             "learning_rate": self._learning_rate(last - 1),
@@ -254,10 +215,10 @@ class Run:
             batch.has_mask.to(device),
             batch.tokens.to(device),
         )
-        reads = targets.tokens[:, :-1] if self.batches.tokenizer is not None else None
+        reads = targets.tokens[:, :-1] if self.model.can_write else None
         leak = leak_at(self.settings.model.grounding, self.step / self.total_steps)
         output = model(batch.images.to(device), targets.labels, reads, leak)
-        terms: dict[str, Tensor] = self.objective(output, targets)
+        terms: dict[str, Tensor] = self.parts.objective(output, targets)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(model.parameters(), self.config.clip_norm)
@@ -285,9 +246,9 @@ class Run:
             raise MeglError(f"the loss is not finite: {', '.join(wrong)}", fix="lower train.learning_rate")
 
     def _validate(self) -> Row:
-        if self.val_data is None or not self.process.is_main:
+        if self.parts.val_data is None or not self.process.is_main:
             return {}
-        return check_progress(self.model, self.val_data)
+        return check_progress(self.model, self.parts.val_data)
 
     def _log(self, row: Row) -> None:
         if self.tracker is not None:
@@ -297,7 +258,7 @@ class Run:
             self.tracker.log_metrics(metrics, int(row["step"]))
 
     def _checkpoint(self) -> None:
-        epoch = self.step // self.sampler.steps_per_epoch
+        epoch = self.step // self.steps_per_epoch
         if self.process.is_main and epoch % self.config.checkpoint_every == 0:
             save_checkpoint(
                 self.checkpoints,
@@ -308,20 +269,3 @@ class Run:
                 keep=self.config.keep_checkpoints,
             )
         self.process.barrier()
-
-    def _reference_curve(self) -> Tensor | None:
-        annotated = self.train_data.annotated.nonzero()[0]
-        if not len(annotated):
-            return None
-        masks = [self.batches.pixels.get(int(index))[1] for index in annotated]
-        return reference_curve(torch.stack(masks), self.model.map_size)
-
-
-def _learn_tokenizer(data: PackedDataset, settings: _Settings) -> WordTokenizer | None:
-    """The vocabulary of the training rationales; None where none are wanted or there are none."""
-    if settings.model.decoder.name == "none" or settings.objective.text == 0:
-        return None
-    texts = [text for index in range(len(data)) for text in data[index].explanations]
-    if not texts:
-        return None
-    return WordTokenizer.learn(texts, settings.model.decoder.min_word_count)

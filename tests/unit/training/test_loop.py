@@ -109,6 +109,17 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(packed: Pat
     assert any(not torch.equal(weights["a"][key], weights["c"][key]) for key in weights["a"])
 
 
+def test_a_restarted_run_forgets_its_checkpoints(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(packed, tmp_path / "model", tracker=Recorder(stop_after=2), resume=False)
+        kept = (tmp_path / "model.checkpoints").glob("*/*")
+        assert sorted(path.name for path in kept) == ["step-00000003", "step-00000006"]
+    assert "resuming" not in capsys.readouterr().err
+
+
 def test_too_few_rows_are_refused(packed: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="48 training rows do not fill a batch of 64"):
         run(packed, tmp_path / "model", CONFIG.model_copy(update={"batch_size": 64}))
