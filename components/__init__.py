@@ -6,4 +6,4 @@ The bodies import what they need, because KFP ships a component as the source of
 from megl_core import __version__
 
 IMAGE = f"megl:{__version__}"
-"""The image that holds megl_core; `make images` builds it under this name."""
+"""The image that holds megl_core and its train and data extras, on a cluster. Local runs need none."""

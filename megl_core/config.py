@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from megl_core.errors import ConfigError
+from megl_core.redaction import redact
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Severity = Literal["fail", "warn", "off"]
 
 
@@ -43,7 +45,7 @@ class ScenesConfig(Section):
     """Share of training images that keep their mask; sets of growing share are nested."""
     text_share: Share = 1.0
     """Share of training images that keep their rationales; nested likewise."""
-    seed: int = 0
+    seed: Seed = 0
 
 
 class SplitConfig(Section):
@@ -51,7 +53,7 @@ class SplitConfig(Section):
 
     val: Share = 0.1
     test: Share = 0.2
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _leave_training_data(self) -> "SplitConfig":
@@ -169,8 +171,8 @@ class GroundingConfig(Section):
     """What the text loss may move: features and saliency, one of them, or neither."""
     temperature: float = Field(0.5, gt=0)
     """tau of the softmax over standardised saliency."""
-    leak_start: Share = 0.5
-    leak_end: Share = 0.05
+    leak_start: float = Field(0.5, gt=0, le=1)
+    leak_end: float = Field(0.05, gt=0, le=1)
     """The uniform share of the prior, falling linearly over `leak_until` of the training."""
     leak_until: float = Field(0.6, gt=0, le=1)
     beta: float = Field(1.0, ge=0)
@@ -222,7 +224,7 @@ class TrainConfig(Section):
     """At least this share of every batch has a mask (drawn with replacement), where there are any."""
     max_shift: int = Field(0, ge=0)
     """Random translation in pixels, image and mask alike."""
-    seed: int = 0
+    seed: Seed = 0
     num_threads: int = Field(1, ge=1)
     """Threads of one CPU process."""
     device: str = "auto"
@@ -288,6 +290,15 @@ class RegistryConfig(Section):
     """None: MLFLOW_TRACKING_URI, else SQLite in the workspace."""
     experiment: str = "megl"
     model_name: str = Field("megl", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _hold_no_password(cls, uri: str | None) -> str | None:
+        if uri is not None and uri != redact(uri):
+            raise ValueError(
+                "keep credentials out of it: MLflow reads MLFLOW_TRACKING_USERNAME and _PASSWORD"
+            )
+        return uri
 
 
 class Config(Section):
@@ -397,7 +408,7 @@ def _describe(section: type[Section], item: Mapping[str, Any]) -> str:
     location = [str(part) for part in item["loc"]]
     name = ".".join(location)
     if item["type"] != "extra_forbidden":
-        return f"{name}: {item['msg']} (got {item['input']!r})"
+        return f"{name}: {item['msg']} (got {redact(repr(item['input']))})"
     known = _known_keys(section)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     nearest = nearest or [key for key in known if key.split(".")[-1] == location[-1]][:1]

@@ -1,6 +1,8 @@
 """Files: atomic writes, content digests, and paths that stay inside their folder."""
 
 import contextlib
+import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -13,6 +15,18 @@ from typing import Any
 from megl_core.errors import DataError, MeglError
 
 _CHUNK = 1 << 20
+_AT_CWD, _RENAME_EXCHANGE = -100, 2  # of <fcntl.h> and <linux/fs.h>
+_DISK_ERRORS = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
 
 
 def canonical_json(value: Any) -> bytes:
@@ -134,15 +148,30 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def _replace_directory(new: Path, path: Path) -> None:
-    """Move `new` to `path`. An old folder steps aside first and comes back if the move fails."""
+    """Put `new` in the place of `path`, where possible in one step of the file system."""
     if not path.exists():
         new.rename(path)
-        return
+    elif _exchange(new, path):
+        shutil.rmtree(new, ignore_errors=True)  # now the old one
+    else:
+        _swap(new, path)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names atomically with Linux's renameat2; False where that is not to be had."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    return bool(rename(_AT_CWD, os.fsencode(one), _AT_CWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
+
+
+def _swap(new: Path, path: Path) -> None:
+    """The old folder steps aside and comes back if the move fails."""
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
     path.rename(aside / "old")
     try:
         new.rename(path)
-    except OSError:
+    except BaseException:
         (aside / "old").rename(path)
         raise
     finally:
@@ -162,7 +191,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        if error.errno not in _DISK_ERRORS:
             raise
         raise MeglError(
             f"cannot write {path.name}: {error.strerror or error}",

@@ -11,9 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from megl_core.code import code_digest
 from megl_core.config import Config
-from megl_core.files import canonical_json, read_json, sha256_json, tree_digests, write_json
+from megl_core.files import canonical_json, read_json, sha256_json, write_json
 from megl_core.progress import EVENTS_VARIABLE
+from megl_core.registry.tracking import resolve_tracking_uri
 from pipelines.screen import Screen, StepStates
 
 _POLL_SECONDS = 0.1
@@ -59,32 +61,15 @@ def run_local(
 
 def pipeline_arguments(config: Config, workspace: Path, stage: str) -> dict[str, Any]:
     """The pipeline's parameters: each section as JSON (KFP's own mappings hold no null and turn integers
-    into floats), and the digest of the code."""
+    into floats), and the digests of the code and of the tracking store's address."""
     sections = config.model_dump(mode="json")
     return {
         "workspace": str(workspace),
         "code": code_digest(),
-        "labels": config.data.labels or [],
+        "store": sha256_json(resolve_tracking_uri(config.registry, workspace)),
         "stage": stage,
         **{name: canonical_json(section).decode() for name, section in sections.items()},
     }
-
-
-def code_digest() -> str:
-    """SHA-256 over the source of megl_core and the components: what decides a step's result."""
-    import components
-    import megl_core
-
-    digests = {}
-    for package in (megl_core, components):
-        root = Path(str(package.__file__)).parent
-        sources = {
-            path: digest
-            for path, digest in tree_digests(root).items()
-            if not path.endswith(".pyc") and not path.startswith("cli/")
-        }
-        digests[package.__name__] = sources
-    return sha256_json(digests)
 
 
 def _follow(folder: Path) -> StepStates:

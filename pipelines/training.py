@@ -28,8 +28,8 @@ NEVER_CACHED = ("ingest", "gate", "register", "promote", "report")
 def training(
     workspace: str,
     code: str,
+    store: str,
     data: str,
-    labels: list,
     validation: str,
     pack: str,
     model: str,
@@ -45,8 +45,8 @@ def training(
     Args:
         workspace: Folder of datasets, tracking store and reports.
         code: Digest of the code, so that changed code is not served old results.
+        store: Digest of the tracking server's address, because a run lives in one server only.
         data: Section of the configuration, as JSON.
-        labels: Labels that may occur; empty for those the dataset declares.
         validation: Section of the configuration, as JSON.
         pack: Section of the configuration, as JSON.
         model: Section of the configuration, as JSON.
@@ -67,7 +67,7 @@ def training(
         "manifest": ingested.outputs["manifest"],
         "digest": digest,
         "code": code,
-        "labels": labels,
+        "labels": ingested.outputs["labels"],
     }
     validated = validate_step(**dataset, validation=validation)
     packed = pack_step(**dataset, pack=pack).after(validated)
@@ -76,6 +76,7 @@ def training(
         digest=packed.outputs["Output"],
         code=code,
         dvc=ingested.outputs["dvc"],
+        store=store,
         workspace=workspace,
         registry=registry,
         model=model,
@@ -89,6 +90,7 @@ def training(
         digest=packed.outputs["Output"],
         code=code,
         run_id=trained.outputs["run_id"],
+        store=store,
         workspace=workspace,
         registry=registry,
         evaluation=evaluation,

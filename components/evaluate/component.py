@@ -13,6 +13,7 @@ def evaluate(
     digest: str,
     code: str,
     run_id: str,
+    store: str,
     workspace: str,
     registry: str,
     evaluation: str,
@@ -27,6 +28,7 @@ def evaluate(
         digest: Digest of the data.
         code: Digest of the code.
         run_id: MLflow run that made the model; it receives the metrics.
+        store: Digest of the tracking server's address.
         workspace: Folder of the local tracking store.
         registry: The `registry` section of the configuration, as JSON.
         evaluation: The `evaluation` section of the configuration, as JSON.

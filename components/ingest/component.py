@@ -13,7 +13,7 @@ def ingest(
     data: str,
     dataset: dsl.Output[dsl.Dataset],
     manifest: dsl.Output[dsl.Dataset],
-) -> NamedTuple("Ingested", [("digest", str), ("num_samples", int), ("dvc", str)]):
+) -> NamedTuple("Ingested", [("digest", str), ("labels", list), ("num_samples", int), ("dvc", str)]):
     """Import a dataset, or generate it, and give it a digest and a DVC version.
 
     Args:
@@ -23,7 +23,10 @@ def ingest(
         manifest: One row for every sample, with digests and measurements.
 
     Returns:
-        digest: Root digest of the data, num_samples: rows, dvc: the DVC version of the folder, as JSON.
+        digest: Root digest of the data.
+        labels: In the order of the classes.
+        num_samples: Rows.
+        dvc: DVC version of the folder, as JSON.
     """
     import json
     from pathlib import Path
@@ -34,4 +37,4 @@ def ingest(
     with progress.step("ingest"):
         result = step(config.read_sections(data=data).data, Path(workspace))
     dataset.uri, manifest.uri = str(result.dataset), str(result.manifest)
-    return (result.digest, result.num_samples, json.dumps(result.version, sort_keys=True))
+    return (result.digest, result.labels, result.num_samples, json.dumps(result.version, sort_keys=True))

@@ -22,7 +22,7 @@ def pack(
         manifest: Its manifest.
         digest: Root digest of the data.
         code: Digest of the code.
-        labels: Labels in the order of the classes; empty for the dataset's own.
+        labels: Labels in the order of the classes.
         pack: The `pack` section of the configuration, as JSON.
         packed: Folder with shards, manifest and dataset.json.
 
@@ -37,5 +37,5 @@ def pack(
     with progress.step("pack"):
         settings = config.read_sections(pack=pack).pack
         return step(
-            Path(dataset.path), Path(manifest.path), Path(packed.path), settings, labels or None
+            Path(dataset.path), Path(manifest.path), Path(packed.path), settings, labels, digest=digest
         ).digest

@@ -13,6 +13,7 @@ def train(
     digest: str,
     code: str,
     dvc: str,
+    store: str,
     workspace: str,
     registry: str,
     model: str,
@@ -27,6 +28,7 @@ def train(
         digest: Digest of the data.
         code: Digest of the code.
         dvc: DVC version of the dataset, as JSON.
+        store: Digest of the tracking server's address.
         workspace: Folder of the local tracking store and of the checkpoints.
         registry: The `registry` section of the configuration, as JSON.
         model: The `model` section of the configuration, as JSON.

@@ -22,7 +22,7 @@ def validate(
         manifest: Its manifest.
         digest: Root digest of the data.
         code: Digest of the code.
-        labels: Labels that may occur; empty for those the dataset declares.
+        labels: Labels that may occur.
         validation: The `validation` section of the configuration, as JSON.
         report: Folder with validation.json and validation.html.
 
@@ -37,5 +37,5 @@ def validate(
     with progress.step("validate"):
         settings = config.read_sections(validation=validation).validation
         return step(
-            Path(dataset.path), Path(manifest.path), settings, Path(report.path), labels or None
+            Path(dataset.path), Path(manifest.path), settings, Path(report.path), labels, digest=digest
         ).passed

@@ -5,7 +5,9 @@ that `megl --help` answers at once.
 """
 
 import importlib
+import signal
 import sys
+from types import FrameType
 from typing import Any, NoReturn
 
 import typer
@@ -69,6 +71,7 @@ def _root(
 
 def main() -> Any:
     """Run the command line; a `MeglError` becomes a message on standard error and its exit code."""
+    _unwind_on(signal.SIGTERM, signal.SIGHUP)
     try:
         return app()
     except MeglError as error:
@@ -79,6 +82,18 @@ def main() -> Any:
         if (problem := missing_package(error.name or "")) is None:
             raise
         _fail(problem)
+
+
+def _unwind_on(*numbers: signal.Signals) -> None:
+    """Let these signals unwind the stack as Ctrl-C does, so that children are stopped and temporary
+    files removed; one that is ignored, as under nohup, stays so."""
+
+    def leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (the interface's arguments)
+        raise SystemExit(128 + number)
+
+    for number in numbers:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, leave)
 
 
 def _fail(error: MeglError) -> NoReturn:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from megl_core.cli import extras
-from megl_core.storage.problems import without_secrets
+from megl_core.redaction import redact
 
 State = Literal["ok", "missing", "unreachable", "unused"]
 MARKS = {"ok": ("✓", "green"), "missing": ("✗", "red"), "unreachable": ("✗", "red"), "unused": ("·", "dim")}
@@ -123,7 +123,7 @@ def _mlflow(environment: Mapping[str, str]) -> Finding:
         return _ask_http(
             "mlflow", uri, "/health", "start it: mlflow server --backend-store-uri sqlite:///mlflow.db"
         )
-    return Finding("services", "mlflow", "ok", f"{without_secrets(uri)} (not tried)")
+    return Finding("services", "mlflow", "ok", f"{redact(uri)} (not tried)")
 
 
 def _kfp(environment: Mapping[str, str]) -> Finding:
@@ -138,7 +138,7 @@ def _kfp(environment: Mapping[str, str]) -> Finding:
 
 def _ask_http(name: str, uri: str, path: str, fix: str) -> Finding:
     """Any answer below 500 counts: one that wants a login is there. No credentials are sent."""
-    shown = without_secrets(uri)
+    shown = redact(uri)
     parts = urlsplit(uri)
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/") + path)
     if parts.scheme not in ("http", "https"):
@@ -151,7 +151,7 @@ def _ask_http(name: str, uri: str, path: str, fix: str) -> Finding:
             return Finding("services", name, "ok", f"{shown} (answers with {error.code})")
         problem = f"answers with {error.code}"
     except (OSError, ValueError) as error:
-        problem = without_secrets(str(getattr(error, "reason", error)))
+        problem = redact(str(getattr(error, "reason", error)))
     return Finding("services", name, "unreachable", f"{shown}: {problem}", fix, required=True)
 
 
@@ -175,7 +175,7 @@ def _dvc_remote(_: Mapping[str, str]) -> Finding:
             "dvc remote", endpoint, f"{url} at {endpoint}", "dvc remote modify: endpointurl, region"
         )
     if urlsplit(url).scheme:
-        return Finding("services", "dvc remote", "ok", f"{without_secrets(url)} (not tried)")
+        return Finding("services", "dvc remote", "ok", f"{redact(url)} (not tried)")
     folder = root / ".dvc" / url
     if folder.is_dir():
         return Finding("services", "dvc remote", "ok", str(folder.resolve()))
@@ -244,6 +244,6 @@ def _try(name: str, shown: str, connect: Callable[[], None], fix: str) -> Findin
     try:
         connect()
     except (OSError, ValueError) as error:
-        detail = f"{without_secrets(shown)}: {error}"
+        detail = f"{redact(shown)}: {error}"
         return Finding("services", name, "unreachable", detail, fix)
-    return Finding("services", name, "ok", without_secrets(shown))
+    return Finding("services", name, "ok", redact(shown))

@@ -1,5 +1,7 @@
 """`megl pipeline`: run the whole loop, or compile it for a cluster."""
 
+import re
+from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from megl_core.cli.common import JsonOption, ParamsOption, SetOption, console, print_json, resolve_config
-from megl_core.config import Config
+from megl_core.config import Config, parse
 from megl_core.errors import UnavailableError
 
 app = typer.Typer(no_args_is_help=True)
@@ -20,13 +22,22 @@ WorkspaceOption = Annotated[
 ]
 
 
+class Stage(StrEnum):
+    """Where a model that passes the gate may go."""
+
+    STAGING = "Staging"
+    PRODUCTION = "Production"
+
+
 @app.command()
 def run(
     data: Annotated[
         Path | None, typer.Option(help="A dataset folder; without it the procedural set is made.")
     ] = None,
     workspace: WorkspaceOption = Path("workspace"),
-    stage: Annotated[str, typer.Option(help="Stage for a model that passes the gate.")] = "Staging",
+    stage: Annotated[
+        Stage, typer.Option(case_sensitive=False, help="Stage for a model that passes the gate.")
+    ] = Stage.STAGING,
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Reuse results of the same code, settings and bytes.")
     ] = True,
@@ -41,7 +52,7 @@ def run(
     Example, own images: megl pipeline run --data photos --set model.image_size=128
     """
     config = _with_data(resolve_config(params, set_), data)
-    result = _load("run_local")(config, workspace, stage=stage, cache=cache)
+    result = _load("run_local")(config, workspace, stage=stage.value, cache=cache)
     if as_json:
         print_json(result)
     else:
@@ -71,8 +82,10 @@ def _with_data(config: Config, data: Path | None) -> Config:
     """The configuration with `--data` as its source: a folder in the form of the contract."""
     if data is None:
         return config
-    source = {"importer": "folder", "source": str(data.resolve()), "name": data.resolve().name}
-    return config.model_copy(update={"data": config.data.model_copy(update=source)})
+    folder = data.resolve()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-.") or "data"
+    source = {"importer": "folder", "source": str(folder), "name": name}
+    return parse(Config, config.model_dump() | {"data": config.data.model_dump() | source}, where="--data")
 
 
 def _load(name: str) -> Any:
@@ -110,11 +123,16 @@ def _show(result: dict[str, Any]) -> None:
         "data": f"{result['data_digest'][:12]} ({result['num_samples']} images)",
         "report": result["report"],
         "took": f"{result['seconds']} s; ran {', '.join(result['ran'])}",
-        "MLflow": f"mlflow ui --backend-store-uri {result['tracking_uri']}",
+        "MLflow": _screen(result["tracking_uri"]),
     }
     for name, text in lines.items():
         console.print(f"[bold]{name:<7}[/] ", end="")
         console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _screen(uri: str) -> str:
+    """How to open MLflow's screen: a server's address, or the command for a local store."""
+    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
 
 
 def _table(metrics: dict[str, dict[str, float]], main_splits: list[str | None]) -> Table:

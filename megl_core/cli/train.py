@@ -39,11 +39,14 @@ def train(
 
     Example, two processes: megl train runs/packed -n 2
     """
+    config = resolve_config(params, set_)
     if processes > 1 and "WORLD_SIZE" not in os.environ:
+        from megl_core.data.packed import read_info
+
+        read_info(data)  # what is wrong is said once, not by every process
         raise typer.Exit(_torchrun(processes))
     from megl_core.registry.steps import train_tracked
 
-    config = resolve_config(params, set_)
     result = train_tracked(data, output, config, workspace, track=track, resume=resume)
     if result is None:  # not the main process
         return
@@ -56,17 +59,39 @@ def train(
     if as_json:
         print_json(summary)
         return
-    console.print(f"model      {output}\ndigest     {result.model_digest[:12]}", highlight=False)
+    for name, text in (("model", str(output)), ("digest", result.model_digest[:12])):
+        console.print(f"{name:<18} {text}", markup=False, highlight=False, soft_wrap=True)
     for name in ("loss", "val_accuracy", "val_energy_in_mask"):
         if name in result.metrics:
             console.print(f"{name:<18} {result.metrics[name]:.4g}", highlight=False)
 
 
 def _torchrun(processes: int) -> int:
-    """Start this very command once for each process, and return the launcher's exit code."""
-    import subprocess
+    """Start this very command once for each process; the exit code is that of the first that failed.
 
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
-    command = [sys.executable, "-m", "megl_core.cli", *sys.argv[1:]]
-    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    return subprocess.call([*launcher, f"--nproc-per-node={processes}", *command], env=environment)
+    torchrun's own program would turn every failure into exit code 1 and a traceback.
+    """
+    import uuid
+
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "megl_core.cli", *sys.argv[1:])
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        return code if code > 0 else 128 - code
+    except SignalException as stopped:  # its processes were stopped with it
+        return 128 + int(stopped.sigval)
+    return 0

@@ -1,17 +1,20 @@
 """The first step: a dataset folder in the workspace, its manifest, and its version in DVC.
 
 <workspace>/datasets/<name>/          the dataset, tracked by DVC
-<workspace>/datasets/<name>.json      what it was imported from, and its last digest
+<workspace>/datasets/<name>.json      what it was imported from, its bytes then, its last digest
 <workspace>/manifests/<digest>.parquet
 """
 
+import inspect
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from megl_core.config import DataConfig
-from megl_core.data.importers import import_dataset
-from megl_core.data.manifest import root_digest, scan, write_manifest
+from megl_core.data import contract, images, manifest
+from megl_core.data.importers import IMPORTERS, base, import_dataset, writer
+from megl_core.data.manifest import known_labels, read_manifest, root_digest, scan, write_manifest
+from megl_core.errors import DataError
 from megl_core.files import read_json, sha256_file, sha256_json, sha256_tree, write_json
 from megl_core.progress import Reporter, get_reporter
 from megl_core.storage.dvc import DvcVersion, ensure_repository, track
@@ -23,11 +26,13 @@ class Ingested:
 
     Attributes:
         digest: root digest of the manifest: what the data is, wherever it lies.
+        labels: in the order of the classes.
     """
 
     dataset: Path
     manifest: Path
     digest: str
+    labels: list[str]
     num_samples: int
     dvc: DvcVersion
 
@@ -42,49 +47,94 @@ class Ingested:
 def ingest(config: DataConfig, workspace: Path, reporter: Reporter | None = None) -> Ingested:
     """Import the source unless its import is here already, measure every file, and track it with DVC.
 
-    The dataset is imported anew when the source's bytes or the importer's settings have changed. A
-    dataset that was edited in the workspace is kept as it is: its digest tells it apart.
+    The dataset is imported anew when the source's bytes, the importer's settings or its code have
+    changed. One that was edited in the workspace is kept as it is: its digest tells it apart.
+
+    Raises:
+        DataError: both the source and its copy in the workspace have changed.
     """
     reporter = reporter or get_reporter()
     dataset = workspace / "datasets" / config.name
-    record = dataset.with_name(f"{config.name}.json")
-    known = read_json(record) if record.is_file() else {}
+    record_file = dataset.with_name(f"{config.name}.json")
+    record = read_json(record_file) if record_file.is_file() else {}
     source = _source_digest(config)
-    if not dataset.is_dir() or known.get("source") != source:
-        import_dataset(
-            config.importer, Path(config.source) if config.source else None, dataset, config, reporter
-        )
-    table = scan(dataset, config.split, reporter, _known_manifest(workspace, known.get("digest")))
+    if not dataset.is_dir() or record.get("source") != source:
+        _refuse_to_overwrite_edits(dataset, record)
+        folder = Path(config.source) if config.source else None
+        import_dataset(config.importer, folder, dataset, config, reporter)
+        record = {"imported": sha256_tree(dataset)}
+    table = scan(dataset, config.split, reporter, _known_manifest(workspace, record))
     digest = root_digest(table)
-    manifest = _manifest_path(workspace, digest)
-    write_manifest(table, manifest)
-    if known.get("digest") not in (None, digest) and known.get("source") == source:
-        reporter.message(f"the data changed since the last run: {known['digest'][:12]} -> {digest[:12]}")
+    write_manifest(table, _manifest_path(workspace, digest))
+    if record.get("digest") not in (None, digest):
+        reporter.message(f"the data changed since the last run: {record['digest'][:12]} -> {digest[:12]}")
     ensure_repository(workspace)
     version = track(dataset)
-    write_json(record, {"source": source, "digest": digest})
-    return Ingested(dataset, manifest, digest, table.num_rows, version)
+    write_json(
+        record_file,
+        {
+            "source": source,
+            "imported": record["imported"],
+            "digest": digest,
+            "measured_by": _measuring_code(),
+        },
+    )
+    return Ingested(
+        dataset,
+        _manifest_path(workspace, digest),
+        digest,
+        config.labels or known_labels(dataset, table),
+        table.num_rows,
+        version,
+    )
+
+
+def _refuse_to_overwrite_edits(dataset: Path, record: dict[str, Any]) -> None:
+    if record and dataset.is_dir() and sha256_tree(dataset) != record["imported"]:
+        raise DataError(
+            "this dataset was edited since it was imported, and its source or settings changed as well",
+            where=str(dataset),
+            fix="remove the folder to import it again, or choose another data.name to keep it",
+        )
 
 
 def _source_digest(config: DataConfig) -> str:
-    """What an import depends on: the importers' code and settings, and the source's bytes."""
-    here = Path(__file__).parent
-    code = [here / "scenes.py", *sorted((here / "importers").glob("*.py"))]
+    """What an import depends on: the importer, its code and settings, and the source's bytes."""
     settings: dict[str, Any] = {
         "importer": config.importer,
+        "labels": config.labels,
         "name": config.name,
-        "code": [sha256_file(file) for file in code],
     }
+    if config.importer in IMPORTERS:
+        reader = inspect.getmodule(IMPORTERS[config.importer].rows)
+        settings["code"] = _code_of(reader, base, contract, images, writer)
     if config.importer == "procedural":
-        settings["scenes"] = config.scenes.model_dump(mode="json")
+        from megl_core.data import scenes
+
+        settings["scenes"] = config.scenes.model_dump(mode="json") | {"code": _code_of(scenes)}
     elif config.source and Path(config.source).is_dir():
         settings["files"] = sha256_tree(Path(config.source))
     return sha256_json(settings)
 
 
-def _known_manifest(workspace: Path, digest: str | None) -> Path | None:
-    path = _manifest_path(workspace, digest) if digest else None
-    return path if path and path.is_file() else None
+def _code_of(*modules: Any) -> list[str]:
+    return [sha256_file(Path(str(module.__file__))) for module in modules]
+
+
+def _measuring_code() -> str:
+    return sha256_json(_code_of(images, manifest))
+
+
+def _known_manifest(workspace: Path, record: dict[str, Any]) -> Path | None:
+    """The last manifest, where its measures are those that the code of today would take."""
+    if not record.get("digest") or record.get("measured_by") != _measuring_code():
+        return None
+    path = _manifest_path(workspace, record["digest"])
+    try:
+        read_manifest(path, ["id"])
+    except DataError:
+        return None
+    return path
 
 
 def _manifest_path(workspace: Path, digest: str) -> Path:

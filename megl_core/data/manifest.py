@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megl_core.config import SplitConfig
-from megl_core.data.contract import ANNOTATIONS, BadRow, Sample, read_numbered
+from megl_core.data.contract import ANNOTATIONS, TRAIN, BadRow, Sample, declared_labels, read_numbered
 from megl_core.data.images import decode_image, decode_mask, difference_hash, read_file
 from megl_core.data.split import assign_splits
-from megl_core.errors import DataError
+from megl_core.errors import DataError, IntegrityError
 from megl_core.files import atomic_file, canonical_json, resolve_inside, sha256_json
 from megl_core.progress import Reporter, get_reporter
 
@@ -111,6 +111,28 @@ def row_digest(row: Mapping[str, Any]) -> str:
 def root_digest(table: pa.Table) -> str:
     """The one SHA-256 of a dataset, whatever the order of its rows and the names of its files."""
     return digest_rows(zip(table["id"].to_pylist(), table["row_sha256"].to_pylist(), strict=True))
+
+
+def require_digest(table: pa.Table, expected: str | None, path: Path) -> None:
+    """Make sure that a manifest is the one that was meant.
+
+    Raises:
+        IntegrityError: its root digest is not `expected` (None: anything will do).
+    """
+    if expected is not None and root_digest(table) != expected:
+        raise IntegrityError(
+            f"the manifest does not have the digest {expected[:12]}",
+            where=str(path),
+            fix="ingest the data again",
+        )
+
+
+def known_labels(dataset: Path, table: pa.Table) -> list[str]:
+    """The labels in index order: those that dataset.json declares, else the training rows', sorted."""
+    if declared := declared_labels(dataset):
+        return declared
+    rows = zip(table["label"].to_pylist(), table["split"].to_pylist(), strict=True)
+    return sorted({label for label, split in rows if split == TRAIN})
 
 
 def digest_rows(rows: Iterable[tuple[str, str]]) -> str:

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from megl_core.config import PackConfig
-from megl_core.data.contract import DATASET_JSON, TRAIN, declared_labels
+from megl_core.data.contract import DATASET_JSON
 from megl_core.data.images import read_file
-from megl_core.data.manifest import read_manifest, root_digest, row_digest
+from megl_core.data.manifest import known_labels, read_manifest, require_digest, root_digest, row_digest
 from megl_core.data.packed import FORMAT_VERSION, PackInfo
 from megl_core.errors import DataError, IntegrityError
 from megl_core.files import atomic_directory, resolve_inside, write_json
@@ -47,6 +47,7 @@ def pack(
     config: PackConfig,
     labels: list[str] | None = None,
     reporter: Reporter | None = None,
+    digest: str | None = None,
 ) -> PackInfo:
     """Write shards `<split>-<number>.arrow`, the manifest and `dataset.json` to `output`, all or nothing.
 
@@ -54,13 +55,15 @@ def pack(
         dataset: the folder that the manifest describes.
         labels: the labels in index order; None: those that dataset.json declares, else those of the
             training rows, sorted.
+        digest: what the manifest's root digest must be; None: anything.
 
     Raises:
         DataError: rows that did not decode, or with a label that is not among `labels`.
         IntegrityError: a file, or a row of the manifest, is not what the manifest recorded.
     """
     table = read_manifest(manifest)
-    labels = labels or declared_labels(dataset) or _training_labels(table)
+    require_digest(table, digest, manifest)
+    labels = labels or known_labels(dataset, table)
     _check_rows(table, labels, manifest)
     table = table.sort_by([("id", "ascending"), ("row_sha256", "ascending")])
     splits: dict[str, dict[str, Any]] = {}
@@ -83,11 +86,6 @@ def pack(
         description = {"format_version": FORMAT_VERSION, "digest": info.digest, "labels": labels}
         write_json(folder / DATASET_JSON, description | {"splits": splits})
     return info
-
-
-def _training_labels(table: pa.Table) -> list[str]:
-    rows = zip(table["label"].to_pylist(), table["split"].to_pylist(), strict=True)
-    return sorted({label for label, split in rows if split == TRAIN})
 
 
 def _check_rows(table: pa.Table, labels: list[str], manifest: Path) -> None:

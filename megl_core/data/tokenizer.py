@@ -5,7 +5,8 @@ from pathlib import Path
 
 PAD, BEGIN, END, UNKNOWN = range(4)
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
-_CLOSING = tuple(".,;:!?)")
+_WORD = r"\w+(?:['’.\-]\w+)*|[^\w\s]"  # don't, t-shirt and 3.5 are words
+_OPENING, _CLOSING = set("([{"), set(".,;:!?)]}%")
 
 
 class WordTokenizer:
@@ -22,10 +23,10 @@ class WordTokenizer:
         """A vocabulary of the words that occur at least `min_count` times, the same for any order."""
         from collections import Counter
 
-        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+        from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
         normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-        splitter = pre_tokenizers.Whitespace()
+        splitter = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
         counts: Counter[str] = Counter()
         for text in texts:
             pieces = splitter.pre_tokenize_str(normalizer.normalize_str(text))
@@ -47,25 +48,19 @@ class WordTokenizer:
     def __len__(self) -> int:
         return int(self._tokenizer.get_vocab_size())
 
-    def __reduce__(self) -> tuple[type["WordTokenizer"], tuple[str]]:
-        return WordTokenizer, (self._serialised,)
-
     def encode(self, text: str, max_tokens: int) -> list[int]:
         """`<bos> words... <eos>`, cut to `max_tokens` words."""
         return [BEGIN, *self._tokenizer.encode(text).ids[:max_tokens], END]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """A readable sentence: up to the first `<eos>`, punctuation joined, first letter a capital."""
-        words: list[str] = []
+        sentence = ""
         for token in tokens:
             if token == END:
                 break
             if token in (PAD, BEGIN):
                 continue
             word = self._tokenizer.id_to_token(token) or SPECIAL[UNKNOWN]
-            if words and word in _CLOSING:
-                words[-1] += word
-            else:
-                words.append(word)
-        sentence = " ".join(words)
+            joined = not sentence or word in _CLOSING or sentence[-1] in _OPENING
+            sentence += word if joined else f" {word}"
         return sentence[:1].upper() + sentence[1:]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megl_core import files
+from megl_core.code import code_digest
 from megl_core.config import EvaluationConfig
 from megl_core.data.contract import TRAIN
 from megl_core.data.packed import PackedDataset, PackInfo, read_info
@@ -83,6 +84,7 @@ def evaluate(
         "format_version": FORMAT_VERSION,
         "model_digest": model_digest,
         "data_digest": info.digest,
+        "method_digest": files.sha256_json({"config": config.model_dump(mode="json"), "code": code_digest()}),
         "labels": network.labels,
         "explained_class": "predicted",
         **_main_splits(config, splits),

@@ -1,5 +1,7 @@
 """Means over the global batch, whatever share of it this process holds."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -9,10 +11,24 @@ def global_sum(value: Tensor) -> Tensor:
     """The sum of `value` over all processes, differentiable; every process must call it."""
     if not is_distributed():
         return value
-    from torch.distributed.nn.functional import all_reduce
-
-    summed: Tensor = all_reduce(value)  # type: ignore[no-untyped-call]
+    summed: Tensor = _AllReduce.apply(value)  # type: ignore[no-untyped-call]
     return summed
+
+
+class _AllReduce(torch.autograd.Function):
+    """The sum over processes; each of them depends on the sum, so its gradients are summed as well."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ARG004 (the interface's argument)
+        summed = value.clone()
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        summed = gradient.clone()
+        dist.all_reduce(summed)
+        return summed
 
 
 def masked_mean(values: Tensor, keep: Tensor) -> Tensor:

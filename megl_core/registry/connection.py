@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from megl_core.errors import MeglError, UnavailableError
+from megl_core.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,7 +30,6 @@ _DEFAULTS = {
 _TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 _SQLITE = "sqlite:///"
 _PACKAGES = frozenset({"mlflow", "requests", "urllib3", "sqlalchemy", "boto3", "botocore"})
-_CREDENTIALS = re.compile(r"//[^/@\s'\"]+@")
 _POOL = re.compile(r"HTTPS?ConnectionPool\(.*?Max retries exceeded with url: \S+ ")  # noise before the cause
 _MAX_MESSAGE = 300
 
@@ -55,11 +55,6 @@ def artifact_root(uri: str) -> str | None:
     """Where artifacts go: `mlartifacts` beside a SQLite file; None: the server knows."""
     database = sqlite_file(uri)
     return (database.parent / "mlartifacts").as_uri() if database else None
-
-
-def redact(text: str) -> str:
-    """The text without the `user:password@` of any URI in it."""
-    return _CREDENTIALS.sub("//", text)
 
 
 def is_mlflow_failure(error: BaseException) -> bool:

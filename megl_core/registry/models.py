@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from megl_core.errors import ConfigError, IntegrityError
 from megl_core.files import read_json, sha256_file, sha256_tree
 from megl_core.progress import get_reporter
+from megl_core.redaction import redact
 from megl_core.registry import packaging
-from megl_core.registry.connection import connect, error_code, global_uri, mlflow_errors, redact
+from megl_core.registry.connection import connect, error_code, global_uri, mlflow_errors
 from megl_core.registry.tracking import DATA_DIGEST_TAG
 from megl_core.registry.versions import (
     CHAMPION,

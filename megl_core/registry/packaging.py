@@ -101,6 +101,8 @@ def save(model: Path, reports: Mapping[str, Path], target: Path, *, run_id: str,
             mlflow_model=Model(run_id=run_id, model_id=model_id),
         )
     pyfunc.load_model(str(target)).predict(example)
+    for compiled in list(target.rglob("__pycache__")):  # left by that look
+        shutil.rmtree(compiled)
 
 
 def _stage(sources: Mapping[str, Path], staging: Path) -> dict[str, str]:

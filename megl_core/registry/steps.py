@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megl_core.code import code_digest
 from megl_core.config import Config, RegistryConfig
 from megl_core.data.packed import verify
 from megl_core.errors import IntegrityError
@@ -15,6 +16,7 @@ from megl_core.evaluation import EVALUATION_FILE, Evaluation, evaluate
 from megl_core.evaluation.report import write_report
 from megl_core.files import read_json, sha256_tree, write_json
 from megl_core.progress import get_reporter
+from megl_core.redaction import redact
 from megl_core.registry.gate import GateResult, compare
 from megl_core.registry.models import promote, register
 from megl_core.registry.tracking import resolve_tracking_uri, start_run
@@ -29,6 +31,7 @@ from megl_core.registry.versions import (
 
 GATE_FILE = "gate.json"
 VALIDATION_FILE = "validation.json"
+_BELOW = {Stage.STAGING: {Stage.NONE}, Stage.PRODUCTION: {Stage.NONE, Stage.STAGING}}
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def train_tracked(
     from megl_core.training import train
 
     sections = (config.model, config.objective, config.train)
-    options: dict[str, Any] = {"resume": resume, "checkpoints": checkpoints}
+    options: dict[str, Any] = {"resume": resume, "checkpoints": checkpoints, "code": code or code_digest()}
     is_main = os.environ.get("RANK", "0") == "0"
     if is_main:
         digest = _verified(data, digest)
@@ -153,11 +156,17 @@ def gate_against_champion(
 
 
 def _champion_on(
-    digest: str, current: RegisteredVersion, data: Path, config: Config, uri: str, folder: Path
+    challenger: Mapping[str, Any],
+    current: RegisteredVersion,
+    data: Path,
+    config: Config,
+    uri: str,
+    folder: Path,
 ) -> Path:
-    """The champion's evaluation on the data with this digest, made now where it was made on other data."""
+    """The champion's evaluation on the challenger's data in the challenger's way, made now if need be."""
     registered = fetch_evaluation(current.name, current.version, uri, folder / "registered.json")
-    if read_json(registered)["data_digest"] == digest:
+    theirs = read_json(registered)
+    if all(theirs.get(name) == challenger[name] for name in ("data_digest", "method_digest")):
         return registered
     model = fetch_model(current.name, current.version, uri, folder / "model")
     return evaluate(model, data, config.evaluation, folder / "evaluated").folder / EVALUATION_FILE
@@ -191,10 +200,13 @@ def register_tracked(
 def promote_if_passed(
     config: RegistryConfig, workspace: Path, version: int, stage: str, *, passed: bool
 ) -> str:
-    """Move a version that passed the gate to a stage; returns its stage afterwards."""
+    """Move a version that passed the gate up to a stage; returns its stage afterwards.
+
+    A version in a higher stage stays there, and so does one that somebody archived.
+    """
     uri = resolve_tracking_uri(config, workspace)
     current = show_version(config.model_name, version, uri)
-    if passed and current.stage in (Stage.NONE, Stage.ARCHIVED):
+    if passed and current.stage in _BELOW[Stage(stage)]:
         current = promote(config.model_name, version, Stage(stage), uri)
     get_reporter().message(f"version {version} is in stage {current.stage.value}")
     return current.stage.value
@@ -241,7 +253,7 @@ def report_run(
             "report": str(output),
             "run_id": sources["run"],
             "stage": stage,
-            "tracking_uri": resolve_tracking_uri(config, workspace),
+            "tracking_uri": redact(resolve_tracking_uri(config, workspace)),
             "version": version,
         }
     )

@@ -21,6 +21,7 @@ from megl_core.config import RegistryConfig
 from megl_core.errors import ConfigError
 from megl_core.files import canonical_json
 from megl_core.progress import get_reporter
+from megl_core.redaction import redact
 from megl_core.registry.connection import (
     artifact_root,
     connect,
@@ -28,7 +29,6 @@ from megl_core.registry.connection import (
     error_code,
     is_mlflow_failure,
     mlflow_errors,
-    redact,
 )
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def _reopen(client: "MlflowClient", run_id: str, uri: str, tags: Mapping[str, st
         raise ConfigError(
             f"no MLflow run {run_id}",
             where=redact(uri),
-            fix="use the tracking URI that the run was made with",
+            fix="use the tracking URI it was made with, or train anew: megl pipeline run --no-cache",
         ) from None
     for key, value in tags.items():
         client.set_tag(run_id, key, value)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from megl_core.config import RegistryConfig, parse
 from megl_core.errors import ConfigError, IntegrityError
 from megl_core.files import atomic_directory, sha256_file, sha256_tree, write_bytes
-from megl_core.registry.connection import connect, error_code, mlflow_errors, redact
+from megl_core.redaction import redact
+from megl_core.registry.connection import connect, error_code, mlflow_errors
 from megl_core.registry.packaging import EVALUATION_ARTIFACT, MODEL_ARTIFACT
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import Any
 
 from megl_core.errors import DataError, IntegrityError
 from megl_core.files import atomic_directory
-from megl_core.storage.problems import told_as_megl_errors, without_secrets
+from megl_core.redaction import redact
+from megl_core.storage.problems import told_as_megl_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +108,12 @@ def fetch(repository: str, path: str, revision: str | None, target: Path) -> Dvc
         if output is None or not output.is_dir_checksum:
             raise DataError(
                 f"DVC tracks no folder {path!r}" + (f" at revision {revision!r}" if revision else ""),
-                where=without_secrets(repository),
+                where=redact(repository),
                 fix="name it by its path from the repository's root: dvc list -R --dvc-only",
             )
         _download(repo, output, temporary)
         _check(output, temporary)
-        return _version(repo, output, without_secrets(repository))
+        return _version(repo, output, redact(repository))
 
 
 def _existing(path: Path) -> Path:

@@ -3,10 +3,10 @@
 import contextlib
 import errno
 import logging
-import re
 from collections.abc import Iterator
 
 from megl_core.errors import DataError, MeglError, UnavailableError
+from megl_core.redaction import redact
 
 # Class names of errors in the order of asking: importing the classes would import every client library.
 _KNOWN: list[tuple[set[str], type[MeglError], str]] = [
@@ -54,12 +54,6 @@ _KNOWN: list[tuple[set[str], type[MeglError], str]] = [
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-def without_secrets(text: str) -> str:
-    """`text` with the password or token and the query of every URL in it left out."""
-    text = re.sub(r"://[^/@\s'\"]+@", "://***@", text)
-    return re.sub(r"(://[^\s?'\"]+)\?[^\s'\"]+", r"\1?***", text)
-
-
 class CauseCollector(logging.Handler):
     """Keeps the exceptions that a library logs before it raises a summary such as "2 files failed"."""
 
@@ -94,8 +88,8 @@ def _translate(error: Exception, causes: list[BaseException], where: str) -> Meg
     """The first entry of `_KNOWN` that fits the error or what led to it; None: a bug, not a problem."""
     chain = [link for one in (error, *causes) for link in _chain(one)]
     names = {kind.__name__ for link in chain for kind in type(link).__mro__}
-    what = without_secrets(str(causes[0] if causes else error) or type(error).__name__)
-    where = without_secrets(where)
+    what = redact(str(causes[0] if causes else error) or type(error).__name__)
+    where = redact(where)
     if any(isinstance(link, OSError) and link.errno in _DISK_FULL for link in chain):
         return MeglError(f"cannot write: {what}", where=where, fix="free some space and run it again")
     for known, kind, fix in _KNOWN:

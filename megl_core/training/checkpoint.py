@@ -9,26 +9,18 @@ A checkpoint appears under its name only when it is complete, so the newest one 
 """
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim import Optimizer
 
+from megl_core.errors import DataError
 from megl_core.files import atomic_directory, read_json, write_json
 
 _PREFIX = "step-"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A saved moment: after `step` steps, with the run's history so far."""
-
-    folder: Path
-    step: int
-    history: list[dict[str, float]]
 
 
 def save_checkpoint(
@@ -50,24 +42,30 @@ def save_checkpoint(
         shutil.rmtree(old)
 
 
-def latest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint in the folder; None where there is none."""
-    folders = _folders(folder)
-    if not folders:
-        return None
-    state = read_json(folders[-1] / "state.json")
-    return Checkpoint(folders[-1], state["step"], state["history"])
+def newest_first(folder: Path) -> list[Path]:
+    """The checkpoints in a folder."""
+    return _folders(folder)[::-1]
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
-    """Load weights and optimizer state in place."""
-    model.load_state_dict(load_file(checkpoint.folder / "model.safetensors"))
-    tensors = load_file(checkpoint.folder / "optimizer.safetensors")
+def restore(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> tuple[int, list[dict[str, float]]]:
+    """Load weights and optimizer state in place; returns the step and the history.
+
+    Raises:
+        DataError: the checkpoint is damaged; model and optimizer are as they were.
+    """
+    try:
+        saved = read_json(checkpoint / "state.json")
+        weights = load_file(checkpoint / "model.safetensors")
+        tensors = load_file(checkpoint / "optimizer.safetensors")
+    except (DataError, OSError, SafetensorError) as error:
+        raise DataError(f"the checkpoint {checkpoint.name} cannot be read: {error}") from None
     state: dict[int, dict[str, Any]] = {}
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = tensor
+    model.load_state_dict(weights)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return saved["step"], saved["history"]
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Any]:

@@ -20,13 +20,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from megl_core.config import ModelConfig, ObjectiveConfig, TrainConfig
 from megl_core.data.loading import Batch
-from megl_core.errors import MeglError
+from megl_core.errors import DataError, MeglError
 from megl_core.files import atomic_directory, sha256_tree, write_json
 from megl_core.models.grounding import leak_at
 from megl_core.objectives.objective import Targets
 from megl_core.objectives.reduce import reported_mean
 from megl_core.progress import Bar, Reporter, SilentReporter, get_reporter
-from megl_core.training.checkpoint import latest_checkpoint, restore, save_checkpoint
+from megl_core.training.checkpoint import newest_first, restore, save_checkpoint
 from megl_core.training.distributed import Process, process_group
 from megl_core.training.monitor import check_progress
 from megl_core.training.schedule import one_cycle
@@ -64,12 +64,13 @@ def train(
     reporter: Reporter | None = None,
     resume: bool = True,
     checkpoints: Path | None = None,
+    code: str = "",
 ) -> TrainResult | None:
     """Train MEGL on packed data and write the model folder `output` in one piece.
 
     While the run lasts its checkpoints lie in `checkpoints` (None: `<output>.checkpoints`), in a folder
-    named after its data and settings. A run of the same data and settings goes on from there unless
-    `resume` is off.
+    named after its data, its settings, its number of processes and `code`, the code's digest. A run
+    that agrees in all of these goes on from there unless `resume` is off.
 
     Returns:
         The result on the main process, None on the others.
@@ -81,7 +82,7 @@ def train(
     torch.set_num_threads(config.num_threads)
     settings = Settings(model, objective, config)
     with process_group(config.device) as process:
-        parts = build(data, settings, process)
+        parts = build(data, settings, process, code)
         root = checkpoints or output.with_name(output.name + ".checkpoints")
         run = Run(
             parts, settings, process, root / parts.fingerprint[:16], reporter or get_reporter(), tracker
@@ -125,14 +126,15 @@ class Run:
         return self.config.epochs * self.steps_per_epoch
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint of this very run, if there is one."""
-        checkpoint = latest_checkpoint(self.checkpoints)
-        if checkpoint is None:
+        """Go on from the newest checkpoint of this very run that can be read, if there is one."""
+        for folder in newest_first(self.checkpoints):
+            try:
+                self.step, self.history = restore(folder, self.model, self.optimizer)
+            except DataError as error:
+                self.reporter.message(f"{error.what}; trying the checkpoint before it")
+                continue
+            self.reporter.message(f"resuming at step {self.step} of {self.total_steps}")
             return
-        restore(checkpoint, self.model, self.optimizer)
-        self.step = checkpoint.step
-        self.history = checkpoint.history
-        self.reporter.message(f"resuming at step {self.step} of {self.total_steps}")
 
     def restart(self) -> None:
         """Forget the checkpoints of this very run."""

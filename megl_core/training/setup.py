@@ -38,7 +38,7 @@ class Parts:
     """A run before its first step.
 
     Attributes:
-        fingerprint: SHA-256 over data and settings; the same run has the same one.
+        fingerprint: SHA-256 over all that decides the result; the same run has the same one.
         val_data: None where the data has no split `val`.
     """
 
@@ -51,7 +51,7 @@ class Parts:
     val_data: PackedDataset | None
 
 
-def build(data: Path, settings: Settings, process: Process) -> Parts:
+def build(data: Path, settings: Settings, process: Process, code: str) -> Parts:
     """Everything in its initial state, a function of data, settings and seed alone.
 
     Raises:
@@ -79,7 +79,15 @@ def build(data: Path, settings: Settings, process: Process) -> Parts:
     )
     return Parts(
         data_digest=info.digest,
-        fingerprint=sha256_json({"data": info.digest, **settings.to_json()}),
+        fingerprint=sha256_json(
+            {
+                "code": code,
+                "data": info.digest,
+                "labels": info.labels,
+                "processes": process.world,
+                **settings.to_json(),
+            }
+        ),
         model=model,
         batches=batches,
         objective=Objective(settings.objective, _reference(batches, model.map_size)).to(process.device),

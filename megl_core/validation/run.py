@@ -19,6 +19,7 @@ def validate(
     output: Path,
     labels: list[str] | None = None,
     reference: Path | None = None,
+    digest: str | None = None,
 ) -> ValidationResult:
     """Judge a dataset by its manifest, and write `validation.json` and `validation.html`.
 
@@ -30,24 +31,22 @@ def validate(
         labels: the labels that may occur; None: those that dataset.json declares, else those of the training
             rows.
         reference: an earlier manifest, to measure drift against; None: drift is skipped.
+        digest: what the manifest's root digest must be; None: anything.
 
     Raises:
         GateError: an expectation of severity `fail` is not met. Both reports are written before.
         DataError: a manifest or dataset.json cannot be read.
     """
     # Imported here: Great Expectations takes seconds, and importing this module must not.
-    from megl_core.data.contract import TRAIN, declared_labels
-    from megl_core.data.manifest import read_manifest, root_digest
+    from megl_core.data.manifest import known_labels, read_manifest, require_digest, root_digest
     from megl_core.validation.engine import run_checks
     from megl_core.validation.report import render_report
     from megl_core.validation.tables import COLUMNS, derive
 
     table = read_manifest(manifest, [*COLUMNS, "row_sha256"])
     earlier = read_manifest(reference, COLUMNS) if reference else None
-    allowed = labels or declared_labels(dataset)
-    if allowed is None:
-        split = table["split"].to_numpy()
-        allowed = sorted(set(table["label"].to_numpy()[split == TRAIN]))
+    require_digest(table, digest, manifest)
+    allowed = labels or known_labels(dataset, table)
     tables = derive(table, allowed, config.near_duplicate_bits, earlier)
     checks = run_checks(tables, allowed, config)
     result = ValidationResult(

@@ -225,3 +225,47 @@ def test_the_root_itself_may_be_reached_through_a_symlink(tmp_path: Path) -> Non
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     assert files.resolve_inside(tmp_path / "link", "a.png") == (tmp_path / "real" / "a.png").resolve()
+
+
+# --- the moment of replacing a folder ---------------------------------------------------------
+
+
+def fill(folder: Path, text: str) -> None:
+    with files.atomic_directory(folder) as temporary:
+        (temporary / "file").write_text(text)
+
+
+def test_a_folder_is_replaced_in_one_step_of_the_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "target", "old")
+    monkeypatch.setattr(files, "_swap", lambda new, path: pytest.fail("two steps"))
+    fill(tmp_path / "target", "new")
+    assert (tmp_path / "target" / "file").read_text() == "new"
+    assert names(tmp_path) == ["target"]
+
+
+def test_an_interrupted_swap_brings_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the file system cannot exchange two names, Ctrl-C may fall between the two renames."""
+    fill(tmp_path / "target", "old")
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if target == tmp_path / "target" and (self / "file").read_text() == "new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "target", "new")
+    assert (tmp_path / "target" / "file").read_text() == "old"
+    assert names(tmp_path) == ["target"]
+
+
+def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionError, match="server"), files.atomic_file(tmp_path / "x"):
+        raise ConnectionError("server down")
+    assert names(tmp_path) == []

@@ -14,6 +14,12 @@ def test_a_sentence_survives_the_round_trip() -> None:
     assert tokenizer.decode([*tokens, PAD, PAD]) == "A blue disc, in the middle."
 
 
+def test_words_of_real_captions_stay_whole() -> None:
+    text = "He's holding a t-shirt (red) and 3.5 apples, isn't he?"
+    tokenizer = WordTokenizer.learn([text])
+    assert tokenizer.decode(tokenizer.encode(text, 40)) == text
+
+
 def test_rare_and_unseen_words_are_unknown() -> None:
     tokenizer = WordTokenizer.learn(TEXTS, min_count=2)
     assert tokenizer.encode("disc zebra red", 20)[2:-1] == [UNKNOWN, UNKNOWN]

@@ -1,5 +1,7 @@
 """A run, stopped and resumed, against a run that was left alone."""
 
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,35 @@ def test_a_checkpoint_of_other_settings_is_not_resumed(
     run(packed, tmp_path / "model", CONFIG.model_copy(update={"learning_rate": 1e-3}), tracker=other)
     assert "resuming" not in capsys.readouterr().err
     assert [step for step, _ in other.metrics] == [3, 6, 9, 12]
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(packed, tmp_path / "model", tracker=Recorder(stop_after=2))
+    newest = max((tmp_path / "model.checkpoints").glob("*/*"))
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    run(packed, tmp_path / "model")
+    shown = capsys.readouterr().err
+    assert "step-00000006 cannot be read" in shown
+    assert "resuming at step 3 of 12" in shown
+
+
+@pytest.mark.parametrize("change", ["code", "labels"])
+def test_a_checkpoint_of_other_code_or_labels_is_not_resumed(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    data = tmp_path / "packed"
+    shutil.copytree(packed, data)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path / "model", tracker=Recorder(stop_after=2), code="a")
+    if change == "labels":
+        info = read_json(data / "dataset.json")
+        (data / "dataset.json").write_text(json.dumps(info | {"labels": info["labels"][::-1]}))
+    run(data, tmp_path / "model", code="b" if change == "code" else "a")
+    assert "resuming" not in capsys.readouterr().err
 
 
 def test_only_the_newest_checkpoints_are_kept(packed: Path, tmp_path: Path) -> None:

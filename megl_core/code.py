@@ -1,0 +1,27 @@
+"""Which code this is: what a cached result or a checkpoint has to agree with."""
+
+import functools
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from megl_core.files import sha256_file, sha256_json
+
+# Libraries that decide about results; the rest only carries them.
+_LIBRARIES = ("great-expectations", "numpy", "pillow", "pyarrow", "tokenizers", "torch", "transformers")
+
+
+@functools.cache
+def code_digest() -> str:
+    """SHA-256 over the source of megl_core but its command line, and the versions of its main libraries."""
+    root = Path(__file__).parent
+    files = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    sources = {path.relative_to(root).as_posix(): sha256_file(path) for path in sorted(files)}
+    counted = {name: digest for name, digest in sources.items() if not name.startswith("cli/")}
+    return sha256_json({"sources": counted, "libraries": {name: _version(name) for name in _LIBRARIES}})
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,80 @@
+"""SIGTERM from outside, as a scheduler sends it: the command and every process that it started end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import REPOSITORY
+
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def megl(*arguments: object, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A running command; killed with its children if the test leaves them."""
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "megl_core.cli", *map(str, arguments)],
+        cwd=folder,
+        env=environment | {"PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    family = psutil.Process(process.pid)
+    try:
+        yield process
+    finally:
+        if family.is_running():
+            for child in family.children(recursive=True):
+                child.kill()
+            process.kill()
+        process.communicate()
+
+
+def stop(process: "subprocess.Popen[str]", ready: Callable[[], bool]) -> list[psutil.Process]:
+    """Send SIGTERM once `ready`; returns the processes that outlive the command."""
+    for _ in range(600):
+        if ready():
+            break
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    _, alive = psutil.wait_procs(children, timeout=5)
+    for child in alive:
+        child.kill()
+    return alive
+
+
+def test_a_stopped_pipeline_leaves_no_step_running(tmp_path: Path) -> None:
+    events = "w/pipeline/runs/*/events.jsonl"
+    with megl("pipeline", "run", "-w", "w", folder=tmp_path) as process:
+        assert not stop(process, lambda: any(path.stat().st_size for path in tmp_path.glob(events)))
+    assert not list(tmp_path.glob("w/datasets/scenes"))
+
+
+def test_processes_of_a_stopped_training_end_with_it(packed: Path, tmp_path: Path) -> None:
+    settings = ["--set=train.epochs=500", "--set=train.batch_size=16", "--no-track", "-o", tmp_path / "model"]
+    with megl("train", packed, "-n", 2, *settings, folder=tmp_path) as process:
+        assert not stop(process, lambda: any(tmp_path.glob("model.checkpoints/*/step-*")))
+    assert not (tmp_path / "model").exists()
+
+
+def test_two_processes_keep_the_exit_code_of_their_error(packed: Path, tmp_path: Path) -> None:
+    settings = ["--set=train.batch_size=400", "--no-track", "-o", tmp_path / "model"]
+    with megl("train", packed, "-n", 2, *settings, folder=tmp_path) as process:
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert "do not fill a batch" in errors
+    assert "Traceback" not in errors
