@@ -66,9 +66,9 @@ def import_(
 @app.command()
 def validate(
     dataset: DatasetArgument,
-    output: Annotated[Path, typer.Option(help="Where the reports and the manifest go.")] = Path(
-        "runs/validation"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where the reports and the manifest go.")
+    ] = Path("runs/validation"),
     manifest: ManifestOption = None,
     reference: Annotated[
         Path | None, typer.Option(help="The manifest to compare with, for drift.", show_default=False)
@@ -97,6 +97,8 @@ def validate(
         print_json(result.to_json())
         return
     console.print(f"[green]passed[/]: {result.num_rows} rows, {len(result.checks)} checks")
+    for check in result.with_status("warn"):
+        console.print(f"[yellow]warning[/]: {check.name}, {check.num_offenders} offenders", highlight=False)
     console.print(f"report: {output / 'validation.html'}", soft_wrap=True)
 
 

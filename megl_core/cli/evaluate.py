@@ -16,12 +16,12 @@ app = typer.Typer()
 _COLUMNS = {
     "n": "images",
     "accuracy": "accuracy",
-    "worst_group_accuracy": "worst group",
-    "cue_flip_rate": "cue flips",
-    "energy_in_mask": "energy in mask",
-    "pointing_game": "pointing game",
-    "bleu4": "BLEU-4",
-    "rouge_l": "ROUGE-L",
+    "worst_group_accuracy": "worst",
+    "cue_flip_rate": "flips",
+    "energy_in_mask": "in mask",
+    "pointing_game": "points",
+    "bleu4": "BLEU",
+    "rouge_l": "ROUGE",
     "slot_accuracy": "slots",
 }
 
@@ -30,7 +30,9 @@ _COLUMNS = {
 def evaluate(
     model: Annotated[Path, typer.Argument(help="The folder of a trained model.", show_default=False)],
     data: Annotated[Path, typer.Argument(help="A packed dataset.", show_default=False)],
-    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/evaluation"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path(
+        "runs/evaluation"
+    ),
     device: Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")] = "auto",
     params: ParamsOption = None,
     set_: SetOption = None,
@@ -62,13 +64,14 @@ def evaluate(
 
 
 def _show(result: "Evaluation") -> None:
+    from rich import box
     from rich.table import Table
 
     columns = [name for name in _COLUMNS if any(name in metrics for metrics in result.metrics.values())]
-    table = Table(title=None, header_style="bold")
-    table.add_column("split")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold")
+    table.add_column("split", no_wrap=True)
     for name in columns:
-        table.add_column(_COLUMNS[name], justify="right")
+        table.add_column(_COLUMNS[name], justify="right", no_wrap=True)
     for split, metrics in result.metrics.items():
         shown = [_figure(name, metrics[name]) if name in metrics else "" for name in columns]
         table.add_row(split, *shown)

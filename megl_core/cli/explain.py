@@ -13,10 +13,12 @@ app = typer.Typer()
 @app.command()
 def explain(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures.", show_default=False)],
-    model: Annotated[Path, typer.Option(help="The folder of a trained model.", show_default=False)],
-    output: Annotated[Path, typer.Option(help="Folder to write one PNG for each picture to.")] = Path(
-        "explanations"
-    ),
+    model: Annotated[
+        Path, typer.Option("--model", "-m", help="The folder of a trained model.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder to write one PNG for each picture to.")
+    ] = Path("explanations"),
     device: Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:

@@ -7,6 +7,8 @@ import typer
 from rich.table import Table
 
 from megl_core.cli.common import JsonOption, console, print_json, resolve_config
+from megl_core.errors import ConfigError
+from megl_core.redaction import redact
 
 if TYPE_CHECKING:
     from megl_core.registry.models import RegisteredVersion
@@ -48,6 +50,8 @@ def list_(
     uri = _uri(tracking_uri, workspace)
     names = [name] if name else list_models(uri)
     versions = [version for each in names for version in list_versions(each, uri)]
+    if name and not versions:
+        raise _unknown(name, list_models(uri), uri)
     if as_json:
         print_json([version.to_json() for version in versions])
     elif versions:
@@ -103,8 +107,6 @@ def promote(
     Example: megl models promote megl staging --to production
     """
     if to.lower() not in _STAGES:
-        from megl_core.errors import ConfigError
-
         raise ConfigError(f"no stage {to!r}", fix=f"choose one of {', '.join(_STAGES)}")
     from megl_core.registry.models import Stage, show_version
     from megl_core.registry.models import promote as promote_version
@@ -125,6 +127,11 @@ def _uri(tracking_uri: str | None, workspace: Path) -> str:
     if tracking_uri:
         config = config.model_copy(update={"tracking_uri": tracking_uri})
     return resolve_tracking_uri(config, workspace)
+
+
+def _unknown(name: str, known: list[str], uri: str) -> ConfigError:
+    fix = f"choose one of {', '.join(known)}" if known else "megl pipeline run trains and registers one"
+    return ConfigError(f"no model {name!r} is registered", where=redact(uri), fix=fix)
 
 
 def _table(versions: "list[RegisteredVersion]") -> Table:

@@ -1,6 +1,7 @@
 """`megl pipeline`: run the whole loop, or compile it for a cluster."""
 
 import re
+import shlex
 from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -109,21 +110,34 @@ _COLUMNS = {
     "slot_accuracy": "slots",
     "cue_flip_rate": "flips",
 }
+_NOTES = {
+    "worst_group_accuracy": "worst: lowest accuracy of a group that is large enough",
+    "energy_in_mask": "in mask: share of the heat map's energy",
+    "pointing_game": "points: maps with their maximum in the mask",
+    "slot_accuracy": "slots: facts right in the rationale",
+    "cue_flip_rate": "flips: predictions that change with the cue alone",
+}
 
 
 def _show(result: dict[str, Any]) -> None:
     console.print(_table(result["metrics"], result["main_splits"]))
+    notes = [note for name, note in _NOTES.items() if any(name in row for row in result["metrics"].values())]
+    if notes:
+        console.print("; ".join(notes), style="dim", highlight=False)
     if not set(result["ran"]) & {"validate", "pack", "train", "evaluate"}:
         console.print(
             "[bold]Nothing changed[/]: same data, settings and code as before, so the results are reused."
         )
     verdict = "passed the gate" if result["gate_passed"] else "did not pass the gate"
+    asked = [_asked(row) for row in result["gate"]["rows"] if not row["passed"]]
     lines = {
         "model": f"{result['model_name']} version {result['version']}, {verdict}, stage {result['stage']}",
+        **({"gate": "; ".join(asked)} if asked else {}),
         "data": f"{result['data_digest'][:12]} ({result['num_samples']} images)",
         "report": result["report"],
         "took": f"{result['seconds']} s; ran {', '.join(result['ran'])}",
         "MLflow": _screen(result["tracking_uri"]),
+        "explain": f"megl explain IMAGE --model {shlex.quote(result['model'])}",
     }
     for name, text in lines.items():
         console.print(f"[bold]{name:<7}[/] ", end="")
@@ -132,7 +146,13 @@ def _show(result: dict[str, Any]) -> None:
 
 def _screen(uri: str) -> str:
     """How to open MLflow's screen: a server's address, or the command for a local store."""
-    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+
+
+def _asked(row: dict[str, Any]) -> str:
+    """A failed bound of the gate in words."""
+    value = row["note"] if row["value"] is None else f"{row['value']:.3f}"
+    return f"{row['metric']} is {value}, asked is {row['bound']}"
 
 
 def _table(metrics: dict[str, dict[str, float]], main_splits: list[str | None]) -> Table:
@@ -141,12 +161,6 @@ def _table(metrics: dict[str, dict[str, float]], main_splits: list[str | None]) 
         padding=(0, 1),
         pad_edge=False,
         header_style="bold",
-        caption=(
-            "worst: lowest accuracy of a group that is large enough; in mask: share of the heat map's "
-            "energy; points: maps with their maximum in the mask; slots: facts right in the rationale; "
-            "flips: predictions that change with the cue alone"
-        ),
-        caption_justify="left",
     )
     table.add_column("split", no_wrap=True)
     shown = [name for name in _COLUMNS if any(name in values for values in metrics.values())]

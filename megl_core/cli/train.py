@@ -23,7 +23,9 @@ def train(
     processes: Annotated[
         int, typer.Option("--processes", "-n", min=1, help="Processes on this machine, through torchrun.")
     ] = 1,
-    workspace: Annotated[Path, typer.Option(help="Folder of the local MLflow store.")] = Path("workspace"),
+    workspace: Annotated[
+        Path, typer.Option("--workspace", "-w", help="Folder of the local MLflow store.")
+    ] = Path("workspace"),
     track: Annotated[bool, typer.Option("--track/--no-track", help="Log the run to MLflow.")] = True,
     resume: Annotated[bool, typer.Option("--resume/--restart", help="Go on from a stopped run.")] = True,
     params: ParamsOption = None,

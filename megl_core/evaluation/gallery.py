@@ -31,12 +31,13 @@ _SEED = 0
 def choose_cases(predictions: Sequence[Prediction], count: int) -> dict[str, list[Prediction]]:
     """At most `count` cases of each of `KINDS`, no case twice.
 
-    Best is right with the highest confidence, worst wrong with the highest; where too few are wrong, the
-    least confident right ones follow. Random cases come from the rest, by a fixed seed.
+    Best is right with the highest confidence, and nothing else; worst wrong with the highest, and where too
+    few are wrong, the least confident right ones follow. Random cases come from the rest, by a fixed seed.
     """
     ranked = sorted(predictions, key=lambda case: -case.confidence if case.correct else case.confidence)
     share = min(count, -(-len(ranked) // len(KINDS)))
-    best, rest = ranked[:share], ranked[share:]
+    num_best = min(share, sum(case.correct for case in ranked))
+    best, rest = ranked[:num_best], ranked[num_best:]
     worst = rest[::-1][:share]
     rest = rest[: len(rest) - len(worst)]
     drawn = np.random.default_rng(_SEED).permutation(len(rest))[:share]

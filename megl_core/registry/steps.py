@@ -144,9 +144,7 @@ def gate_against_champion(
     with tempfile.TemporaryDirectory() as folder:
         theirs = None
         if current is not None:
-            theirs = _champion_on(
-                read_json(challenger)["data_digest"], current, data, config, uri, Path(folder)
-            )
+            theirs = _champion_on(read_json(challenger), current, data, config, uri, Path(folder))
         result = compare(challenger, theirs, config.gate)
     write_json(output / GATE_FILE, result.to_json())
     verdict = "passed" if result.passed else "not passed"

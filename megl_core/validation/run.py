@@ -10,6 +10,7 @@ from megl_core.validation.results import Check, ValidationResult
 RESULT_JSON = "validation.json"
 REPORT_HTML = "validation.html"
 _NAMED_ROWS = 5
+_LIMITS = {"min": "at least", "max": "at most"}
 
 
 def validate(
@@ -77,7 +78,10 @@ def _gate_error(result: ValidationResult, report: Path) -> GateError:
 
 def _first_rows(check: Check) -> str:
     if not check.offenders:
-        return f"observed {check.observed}, allowed {check.bound}"
-    named = ", ".join(str(offender) for offender in check.offenders[:_NAMED_ROWS])
+        limits = (
+            f"{_LIMITS[end]} {value:g}" for end, value in (check.bound or {}).items() if value is not None
+        )
+        return f"observed {check.observed}, allowed {' and '.join(limits)}"
+    named = "; ".join(f"{offender}: {offender.detail}" for offender in check.offenders[:_NAMED_ROWS])
     more = check.num_offenders - len(check.offenders[:_NAMED_ROWS])
-    return f"{named}, and {more} more" if more else named
+    return f"{named}; and {more} more" if more else named

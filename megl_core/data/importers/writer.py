@@ -64,7 +64,8 @@ def write_samples(items: Iterable[Item], folder: Path, bar: Bar) -> Tally:
                 _count(item, tally)
     if tally.num_problems:
         raise DataError(
-            f"{tally.num_problems} rows cannot be imported; nothing was written",
+            f"{tally.num_problems} {'row' if tally.num_problems == 1 else 'rows'} cannot be imported; "
+            "nothing was written",
             fix="correct these rows in the source",
             problems=tally.problems,
         )

@@ -1,0 +1,171 @@
+"""The steps with tracking and registry around them: two models, one of them the champion."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from megl_core.config import (
+    BackboneConfig,
+    Config,
+    DecoderConfig,
+    EvaluationConfig,
+    GateConfig,
+    GateRule,
+    ModelConfig,
+    RegistryConfig,
+    TrainConfig,
+)
+from megl_core.data.packed import read_info
+from megl_core.errors import IntegrityError
+from megl_core.evaluation import EVALUATION_FILE
+from megl_core.files import read_json, write_json
+from megl_core.registry.models import promote
+from megl_core.registry.steps import (
+    GATE_FILE,
+    Trained,
+    evaluate_tracked,
+    gate_against_champion,
+    promote_if_passed,
+    register_tracked,
+    train_tracked,
+)
+from megl_core.registry.versions import Stage, show_version
+
+pytestmark = pytest.mark.slow
+
+MODEL = ModelConfig(
+    image_size=24, backbone=BackboneConfig(widths=[8, 16], depths=[1, 1]), decoder=DecoderConfig(width=16)
+)
+CONFIG = Config(
+    model=MODEL,
+    train=TrainConfig(epochs=1, batch_size=16),
+    evaluation=EvaluationConfig(gallery=1, max_texts=2),
+    gate=GateConfig(rules=[GateRule(metric="test.accuracy", min=0.0, max_drop=0.01)]),
+    registry=RegistryConfig(tracking_uri=None),
+)
+
+
+class Loop:
+    """Runs the steps in a workspace."""
+
+    def __init__(self, workspace: Path, packed: Path) -> None:
+        self.workspace = workspace
+        self.packed = packed
+        self.uri = f"sqlite:///{workspace}/mlflow.db"
+        self.digest = read_info(packed).digest
+
+    def train(self, seed: int = 0) -> Trained:
+        config = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update={"seed": seed})})
+        trained = train_tracked(self.packed, self.workspace / f"model-{seed}", config, self.workspace)
+        assert trained is not None
+        return trained
+
+    def evaluate(self, trained: Trained, name: str) -> Path:
+        digests = {"model_digest": trained.model_digest, "digest": self.digest}
+        output = self.workspace / name
+        evaluate_tracked(
+            trained.model, self.packed, output, CONFIG, self.workspace, run_id=trained.run_id, **digests
+        )
+        return output
+
+    def register(self, trained: Trained, evaluated: Path) -> int:
+        verdict = self.workspace / f"verdict-{trained.model.name}"
+        gate_against_champion(evaluated, self.packed, verdict, CONFIG, self.workspace)
+        digests = {"data": self.digest, "code": "c0de"}
+        version = register_tracked(
+            trained.model,
+            evaluated,
+            verdict,
+            CONFIG.registry,
+            self.workspace,
+            run_id=trained.run_id,
+            digests=digests,
+        )
+        return version.version
+
+    def stage(self, version: int, stage: str, *, passed: bool = True) -> str:
+        return promote_if_passed(CONFIG.registry, self.workspace, version, stage, passed=passed)
+
+
+@pytest.fixture(autouse=True)
+def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def loop(tmp_path: Path, packed: Path) -> Loop:
+    return Loop(tmp_path, packed)
+
+
+def test_a_champion_is_compared_on_the_same_data_in_the_same_way(
+    loop: Loop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = loop.train(seed=0)
+    evaluated = loop.evaluate(first, "evaluation-0")
+    version = loop.register(first, evaluated)
+    assert loop.stage(version, "Production") == "Production"
+
+    second = loop.train(seed=1)
+    challenger = loop.evaluate(second, "evaluation-1")
+    capsys.readouterr()
+    result, against = gate_against_champion(
+        challenger, loop.packed, loop.workspace / "verdict", CONFIG, loop.workspace
+    )
+    assert against == "1"
+    assert result.champion_model_digest == first.model_digest
+    rows = {row.bound: row for row in result.rows}
+    relative = rows["at most 0.01 below the champion"]
+    ours, theirs = (
+        read_json(folder / EVALUATION_FILE)["metrics"]["test"]["accuracy"]
+        for folder in (challenger, evaluated)
+    )
+    assert (relative.value, relative.champion) == (ours, theirs)
+    assert read_json(loop.workspace / "verdict" / GATE_FILE)["passed"] == (ours >= theirs - 0.01)
+
+    assert "evaluate" not in capsys.readouterr().err  # its numbers were registered with it
+
+    # Another way of evaluating: the champion's registered numbers no longer compare.
+    other = read_json(challenger / EVALUATION_FILE) | {"method_digest": "other"}
+    write_json(challenger / EVALUATION_FILE, other)
+    fresh, _ = gate_against_champion(
+        challenger, loop.packed, loop.workspace / "verdict", CONFIG, loop.workspace
+    )
+    assert "evaluate 32/32" in capsys.readouterr().err
+    assert fresh.champion_evaluation_digest == result.champion_evaluation_digest  # it is deterministic
+
+
+def test_promotion_only_moves_up_and_leaves_the_archive_alone(loop: Loop) -> None:
+    trained = loop.train()
+    version = loop.register(trained, loop.evaluate(trained, "evaluation"))
+    assert loop.stage(version, "Staging", passed=False) == "None"
+    assert loop.stage(version, "Staging") == "Staging"
+    assert loop.stage(version, "Production") == "Production"
+    assert loop.stage(version, "Staging") == "Production"
+    promote("megl", version, Stage.ARCHIVED, loop.uri)
+    assert loop.stage(version, "Production") == "Archived"
+    assert show_version("megl", version, loop.uri).stage is Stage.ARCHIVED
+
+
+def test_bytes_that_changed_on_the_way_are_not_evaluated(loop: Loop, tmp_path: Path) -> None:
+    trained = loop.train()
+    weights = trained.model / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(IntegrityError, match="not those that were trained"):
+        loop.evaluate(trained, "evaluation")
+
+    loop.packed = Path(shutil.copytree(loop.packed, tmp_path / "tampered"))
+    shard = loop.packed / "test-00000.arrow"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(IntegrityError):
+        loop.evaluate(trained, "evaluation")
+    assert not (loop.workspace / "evaluation").exists()
+
+
+def test_data_with_another_digest_are_not_trained_on(loop: Loop) -> None:
+    with pytest.raises(IntegrityError, match="not 0123456789ab"):
+        train_tracked(loop.packed, loop.workspace / "model", CONFIG, loop.workspace, digest="0123456789ab")
