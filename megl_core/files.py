@@ -131,8 +131,18 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_directory(path: Path) -> Iterator[Path]:
-    """A temporary sibling folder to fill; it replaces `path` as a whole when the block ends well."""
+def atomic_directory(path: Path, *, marker: str) -> Iterator[Path]:
+    """A temporary sibling folder to fill; it takes the place of `path` as a whole when the block ends well.
+
+    Args:
+        marker: a file that every such folder holds. A folder that is there already is replaced only if
+            it is empty or holds this file: nobody's own files are ever removed.
+
+    Raises:
+        MeglError: something else is in the way, or the disk fails; `path` is as it was.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow a link to elsewhere)
+    _refuse_to_replace_others(path, marker)
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -145,6 +155,17 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         _sync(path.parent)
+
+
+def _refuse_to_replace_others(path: Path, marker: str) -> None:
+    if not path.exists() or (path / marker).is_file():
+        return
+    if not path.is_dir() or any(path.iterdir()):
+        raise MeglError(
+            f"{path.name} is there already and holds something else (no {marker} in it)",
+            where=str(path),
+            fix="choose another folder, or move this one away",
+        )
 
 
 def _replace_directory(new: Path, path: Path) -> None:

@@ -76,6 +76,11 @@ def main() -> Any:
         return app()
     except MeglError as error:
         _fail(error)
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        if error.filename is None:
+            raise
+        fix = "choose a folder that you may write to"
+        _fail(MeglError(str(error.strerror).lower(), where=str(error.filename), fix=fix))
     except ModuleNotFoundError as error:
         from megl_core.cli.extras import missing_package
 

@@ -14,7 +14,7 @@ app = typer.Typer()
 
 # metric -> its heading
 _COLUMNS = {
-    "n": "images",
+    "n": "n",
     "accuracy": "accuracy",
     "worst_group_accuracy": "worst",
     "cue_flip_rate": "flips",
@@ -68,7 +68,9 @@ def _show(result: "Evaluation") -> None:
     from rich.table import Table
 
     columns = [name for name in _COLUMNS if any(name in metrics for metrics in result.metrics.values())]
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold")
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True, header_style="bold"
+    )
     table.add_column("split", no_wrap=True)
     for name in columns:
         table.add_column(_COLUMNS[name], justify="right", no_wrap=True)
@@ -80,4 +82,4 @@ def _show(result: "Evaluation") -> None:
 
 
 def _figure(name: str, value: float) -> str:
-    return f"{value:.0f}" if name == "n" else f"{value:.1%}"
+    return f"{value:.0f}" if name == "n" else f"{value:.3f}"

@@ -73,20 +73,15 @@ class BadRow:
         return f"{ANNOTATIONS} line {self.line}: {self.reason}"
 
 
-def read_annotations(root: Path) -> Iterator[Sample | BadRow]:
-    """Stream the rows of a dataset folder in file order, in constant memory.
+def read_annotations(root: Path) -> Iterator[tuple[int, Sample | BadRow]]:
+    """Stream the rows of a dataset folder with their line numbers, in constant memory.
 
-    A line that is no sample comes out as a `BadRow`, so that a caller can report all of them.
+    Lines count from 1; blank ones count, but are no rows. A line that is no sample comes out as a
+    `BadRow`, so that a caller can report all of them.
 
     Raises:
         DataError: the folder has no annotations file, or the file has no rows.
     """
-    for _, row in read_numbered(root):
-        yield row
-
-
-def read_numbered(root: Path) -> Iterator[tuple[int, Sample | BadRow]]:
-    """Like `read_annotations`, each row with its line number (from 1; blank lines count, but are no rows)."""
     path = root / ANNOTATIONS
     if not path.is_file():
         raise DataError(

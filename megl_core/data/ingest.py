@@ -74,7 +74,7 @@ def ingest(config: DataConfig, workspace: Path, reporter: Reporter | None = None
         record_file,
         {
             "source": source,
-            "imported": record["imported"],
+            "imported": record.get("imported") or sha256_tree(dataset),
             "digest": digest,
             "measured_by": _measuring_code(),
         },
@@ -90,7 +90,8 @@ def ingest(config: DataConfig, workspace: Path, reporter: Reporter | None = None
 
 
 def _refuse_to_overwrite_edits(dataset: Path, record: dict[str, Any]) -> None:
-    if record and dataset.is_dir() and sha256_tree(dataset) != record["imported"]:
+    imported = record.get("imported")
+    if imported and dataset.is_dir() and sha256_tree(dataset) != imported:
         raise DataError(
             "this dataset was edited since it was imported, and its source or settings changed as well",
             where=str(dataset),

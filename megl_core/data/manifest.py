@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megl_core.config import SplitConfig
-from megl_core.data.contract import ANNOTATIONS, TRAIN, BadRow, Sample, declared_labels, read_numbered
+from megl_core.data.contract import ANNOTATIONS, TRAIN, BadRow, Sample, declared_labels, read_annotations
 from megl_core.data.images import decode_image, decode_mask, difference_hash, read_file
 from megl_core.data.split import assign_splits
 from megl_core.errors import DataError, IntegrityError
@@ -174,7 +174,7 @@ def _check_and_split(dataset: Path, config: SplitConfig) -> list[str]:
     declared: list[str | None] = []
     problems = []
     num_problems = 0
-    for line, row in read_numbered(dataset):
+    for line, row in read_annotations(dataset):
         problem = str(row) if isinstance(row, BadRow) else _unsafe_path(dataset, line, row)
         if problem:
             num_problems += 1
@@ -205,7 +205,7 @@ def _unsafe_path(dataset: Path, line: int, sample: Sample) -> str | None:
 
 
 def _samples(dataset: Path) -> Iterator[tuple[int, Sample]]:
-    for line, row in read_numbered(dataset):
+    for line, row in read_annotations(dataset):
         if isinstance(row, Sample):
             yield line, row
 

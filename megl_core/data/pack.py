@@ -68,7 +68,7 @@ def pack(
     table = table.sort_by([("id", "ascending"), ("row_sha256", "ascending")])
     splits: dict[str, dict[str, Any]] = {}
     shard_bytes = config.shard_mb << 20
-    with atomic_directory(output) as folder:
+    with atomic_directory(output, marker=MANIFEST) as folder:
         with (reporter or get_reporter()).bar("pack", total=table.num_rows) as bar:
             for split in sorted(set(table["split"].to_pylist())):
                 part = table.filter(pc.equal(table["split"], split))

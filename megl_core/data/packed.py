@@ -1,8 +1,7 @@
 """Reading packed data: random access to memory-mapped Arrow shards, without the `datasets` library.
 
 The kernel's page cache holds what is read, shared by all processes of a machine; a row is found by two
-look-ups. A dataset opens its files on first use and closes them to be pickled, so that it can be handed
-to workers, forked or spawned.
+look-ups.
 """
 
 import bisect
@@ -113,16 +112,6 @@ class PackedDataset:
             explanations=tuple(row["explanations"]),
             extra=json.loads(row["extra"]),
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        opened = ("_batches", "_starts", "labels", "annotated")
-        return {name: value for name, value in self.__dict__.items() if name not in opened}
-
-    @cached_property
-    def labels(self) -> NDArray[np.int64]:
-        """The label index of every row, (N,)."""
-        columns = [batch["label"].to_numpy() for batch in self._batches]
-        return np.concatenate([np.empty(0, np.int64), *columns])
 
     @cached_property
     def annotated(self) -> NDArray[np.bool_]:

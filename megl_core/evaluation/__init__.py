@@ -171,7 +171,7 @@ def _write(
     from megl_core.evaluation.gallery import write_gallery
     from megl_core.evaluation.predict import to_table
 
-    with files.atomic_directory(output) as folder:
+    with files.atomic_directory(output, marker=EVALUATION_FILE) as folder:
         files.write_json(folder / EVALUATION_FILE, description)
         pq.write_table(to_table(predictions, model.labels), folder / PREDICTIONS_FILE)
         for split in (description["primary_split"], description["shifted_split"]):

@@ -18,7 +18,7 @@ from megl_core.explain.panel import render_panel
 from megl_core.files import atomic_file
 from megl_core.models.megl import CONFIG_FILE, MEGL
 
-_BATCH = 32
+_BATCH = 4  # a photo of 24 megapixels takes 0.2 GB, and its heat map as much again
 
 
 @dataclass(frozen=True, eq=False)

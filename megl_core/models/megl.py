@@ -139,6 +139,7 @@ class MEGL(nn.Module):
         )
         state = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
         save_file(state, folder / WEIGHTS_FILE)
+        (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it readable by its owner only
         if self.tokenizer is not None:
             self.tokenizer.save(folder / TOKENIZER_FILE)
 

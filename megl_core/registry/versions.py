@@ -28,6 +28,7 @@ CHAMPION = "champion"
 MISSING = "RESOURCE_DOES_NOT_EXIST"
 
 _LOGGED_MODEL = "models:/"
+_CONFIG_FILE = "config.json"  # what every model folder holds
 _LOST = "do not use this version; register the model again from the run that made it"
 
 
@@ -130,7 +131,10 @@ def fetch_model(name: str, reference: int | str, tracking_uri: str, target: Path
         UnavailableError: MLflow does not answer.
     """
     client = connect(tracking_uri)
-    with mlflow_errors(tracking_uri, "fetch the model"), atomic_directory(target) as folder:
+    with (
+        mlflow_errors(tracking_uri, "fetch the model"),
+        atomic_directory(target, marker=_CONFIG_FILE) as folder,
+    ):
         version = find(client, name, reference, tracking_uri)
         downloads = folder / ".download"
         source = download(client, version, MODEL_ARTIFACT, MODEL_DIGEST_TAG, downloads)
@@ -154,17 +158,6 @@ def fetch_evaluation(name: str, reference: int | str, tracking_uri: str, target:
         source = download(client, version, EVALUATION_ARTIFACT, EVALUATION_DIGEST_TAG, Path(folder))
         write_bytes(target, source.read_bytes())
     return target
-
-
-def champion_evaluation(name: str, tracking_uri: str, target: Path) -> Path | None:
-    """The champion's evaluation.json at the file `target`; None if there is no champion yet.
-
-    Raises:
-        IntegrityError: the bytes are not those that were registered, or are gone; nothing is written.
-        UnavailableError: MLflow does not answer.
-    """
-    holder = champion(name, tracking_uri)
-    return fetch_evaluation(name, holder.version, tracking_uri, target) if holder else None
 
 
 def search(client: "MlflowClient", name: str, tag: tuple[str, str] | None = None) -> "list[ModelVersion]":

@@ -16,6 +16,8 @@ from megl_core.files import atomic_directory
 from megl_core.redaction import redact
 from megl_core.storage.problems import told_as_megl_errors
 
+_DATASET_FILE = "annotations.jsonl"  # what every folder of the data contract holds
+
 
 @dataclass(frozen=True, slots=True)
 class DvcVersion:
@@ -92,7 +94,7 @@ def push(path: Path, remote: str | None = None) -> int:
 
 
 def fetch(repository: str, path: str, revision: str | None, target: Path) -> DvcVersion:
-    """Put a tracked folder, as recorded at a revision, into `target`, which is replaced as a whole.
+    """Put a tracked dataset, as recorded at a revision, into `target`; one that lies there is replaced.
 
     `repository` is a folder or a Git URL, `path` relative to its root, `revision` anything Git
     resolves; None means what the working tree records, or the default branch of a URL. The bytes
@@ -103,7 +105,10 @@ def fetch(repository: str, path: str, revision: str | None, target: Path) -> Dvc
         UnavailableError: the repository or its remote cannot be read.
         IntegrityError: what arrived is not what was recorded.
     """
-    with atomic_directory(target) as temporary, _repository_at(repository, revision) as repo:
+    with (
+        atomic_directory(target, marker=_DATASET_FILE) as temporary,
+        _repository_at(repository, revision) as repo,
+    ):
         output = _find_output(repo, Path(repo.root_dir) / path)
         if output is None or not output.is_dir_checksum:
             raise DataError(

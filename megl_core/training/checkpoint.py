@@ -33,7 +33,7 @@ def save_checkpoint(
     keep: int,
 ) -> None:
     """Write a checkpoint atomically and remove all but the newest `keep`."""
-    with atomic_directory(folder / f"{_PREFIX}{step:08d}") as target:
+    with atomic_directory(folder / f"{_PREFIX}{step:08d}", marker="state.json") as target:
         weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         save_file(weights, target / "model.safetensors")
         save_file(_optimizer_tensors(optimizer), target / "optimizer.safetensors")

@@ -164,7 +164,7 @@ class Run:
 
         Nothing in the folder tells of time or place: the same run gives the same digest again.
         """
-        with atomic_directory(output) as folder:
+        with atomic_directory(output, marker=TRAINING_FILE) as folder:
             self.model.save(folder)
             write_json(
                 folder / TRAINING_FILE,

@@ -20,7 +20,6 @@ from megl_core.registry.models import (
     RegisteredVersion,
     Stage,
     champion,
-    champion_evaluation,
     fetch_evaluation,
     fetch_model,
     list_models,
@@ -166,7 +165,7 @@ def test_an_edited_evaluation_is_noticed(
     report = stored(sqlite_uri, name, "evaluation.json")
     report.write_text(report.read_text().replace("0.95", "0.99"))
     with pytest.raises(IntegrityError, match=r"evaluation\.json of version 1"):
-        champion_evaluation(name, sqlite_uri, tmp_path / "champion.json")
+        fetch_evaluation(name, "champion", sqlite_uri, tmp_path / "champion.json")
     assert not (tmp_path / "champion.json").exists()
 
 
@@ -209,11 +208,9 @@ def test_the_champions_evaluation(
     store: str, name: str, run_id: str, make_model: MakeModel, tmp_path: Path
 ) -> None:
     better, worse = make_model(0, accuracy=0.96), make_model(1, accuracy=0.80)
-    assert champion_evaluation(name, store, tmp_path / "champion.json") is None
     add(better, name, store, run_id)
     promote(name, 1, Stage.PRODUCTION, store)
-    champions = champion_evaluation(name, store, tmp_path / "champion.json")
-    assert champions is not None
+    champions = fetch_evaluation(name, "champion", store, tmp_path / "champion.json")
     rules = GateConfig(rules=[GateRule(metric="test.accuracy", max_drop=0.01)])
     (row,) = compare(worse.evaluation, champions, rules).rows
     assert (row.value, row.champion, row.passed) == (0.80, 0.96, False)

@@ -42,9 +42,9 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     target = tmp_path / "folder"
-    with files.atomic_directory(target) as temporary:
+    with files.atomic_directory(target, marker="old") as temporary:
         (temporary / "old").write_bytes(b"1")
-    with files.atomic_directory(target) as temporary:
+    with files.atomic_directory(target, marker="old") as temporary:
         (temporary / "sub").mkdir()
         (temporary / "sub" / "new").write_bytes(b"2")
     assert files.tree_digests(target) == {"sub/new": hashlib.sha256(b"2").hexdigest()}
@@ -54,9 +54,9 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 def test_a_failure_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "folder"
-    with files.atomic_directory(target) as temporary:
+    with files.atomic_directory(target, marker="old") as temporary:
         (temporary / "old").write_bytes(b"1")
-    with pytest.raises(KeyboardInterrupt), files.atomic_directory(target) as temporary:
+    with pytest.raises(KeyboardInterrupt), files.atomic_directory(target, marker="old") as temporary:
         write_and_interrupt(temporary / "new")
     assert names(target) == ["old"]
     assert names(tmp_path) == ["folder"]
@@ -73,8 +73,8 @@ from pathlib import Path
 from megl_core import files
 
 target = Path(sys.argv[1])
-writer = files.atomic_directory if target.is_dir() else files.atomic_file
-with writer(target) as temporary:
+folder = target.is_dir()
+with files.atomic_directory(target, marker="old") if folder else files.atomic_file(target) as temporary:
     part = temporary / "part" if temporary.is_dir() else temporary
     part.write_bytes(b"x" * 100_000)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -115,7 +115,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_is_a_clear_error_and_leaves_the_old_content(tiny_disk: Path) -> None:
     files.write_bytes(tiny_disk / "file", b"old")
-    with files.atomic_directory(tiny_disk / "folder") as temporary:
+    with files.atomic_directory(tiny_disk / "folder", marker="old") as temporary:
         (temporary / "old").write_bytes(b"old")
 
     with pytest.raises(MeglError, match="free some space") as caught:
@@ -124,7 +124,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_the_old_content(tiny_disk: Path
     assert str(tiny_disk / "file") == caught.value.where
     with (
         pytest.raises(MeglError, match="free some space"),
-        files.atomic_directory(tiny_disk / "folder") as new,
+        files.atomic_directory(tiny_disk / "folder", marker="old") as new,
     ):
         (new / "big").write_bytes(b"x" * 2_000_000)
 
@@ -231,7 +231,7 @@ def test_the_root_itself_may_be_reached_through_a_symlink(tmp_path: Path) -> Non
 
 
 def fill(folder: Path, text: str) -> None:
-    with files.atomic_directory(folder) as temporary:
+    with files.atomic_directory(folder, marker="file") as temporary:
         (temporary / "file").write_text(text)
 
 
@@ -269,3 +269,25 @@ def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path: Path) -> None
     with pytest.raises(ConnectionError, match="server"), files.atomic_file(tmp_path / "x"):
         raise ConnectionError("server down")
     assert names(tmp_path) == []
+
+
+def test_nobodys_own_files_are_replaced(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    fill(precious, "an empty folder may be filled")
+    fill(precious, "and one of ours replaced")
+    (precious / "file").rename(precious / "thesis.txt")
+    with pytest.raises(MeglError, match="holds something else"):
+        fill(precious, "new")
+    (tmp_path / "plain").write_text("thesis")
+    with pytest.raises(MeglError, match="holds something else"):
+        fill(tmp_path / "plain", "new")
+    assert names(tmp_path) == ["plain", "precious"]
+    assert names(precious) == ["thesis.txt"]
+
+
+def test_the_folder_one_stands_in_can_be_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    fill(Path(), "new")
+    assert (tmp_path / "here" / "file").read_text() == "new"

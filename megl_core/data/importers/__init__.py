@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megl_core.config import DataConfig
-from megl_core.data.contract import DATASET_JSON
+from megl_core.data.contract import ANNOTATIONS, DATASET_JSON
 from megl_core.data.importers.act_x import ACT_X
 from megl_core.data.importers.base import Importer
 from megl_core.data.importers.coco import COCO
@@ -69,7 +69,7 @@ def import_dataset(
     chosen = IMPORTERS[importer]
     folder = _source_folder(importer, chosen, source)
     labels = config.labels or chosen.labels(folder, config)
-    with atomic_directory(target) as temporary:
+    with atomic_directory(target, marker=ANNOTATIONS) as temporary:
         with (reporter or get_reporter()).bar(f"import {importer}", total=None) as bar:
             tally = write_samples(chosen.rows(folder, config), temporary, bar)
         description = {

@@ -5,12 +5,12 @@ from functools import partial
 from pathlib import Path
 
 from megl_core.config import DataConfig
-from megl_core.data.contract import ANNOTATIONS, BadRow, Sample, declared_labels, read_numbered
+from megl_core.data.contract import ANNOTATIONS, BadRow, Sample, declared_labels, read_annotations
 from megl_core.data.importers.base import Importer, Incoming, Item, Problem, attempt, locate
 
 
 def rows(source: Path, config: DataConfig) -> Iterator[Item]:  # noqa: ARG001 (the interface)
-    for line, row in read_numbered(source):
+    for line, row in read_annotations(source):
         where = f"{ANNOTATIONS} line {line}"
         if isinstance(row, BadRow):
             yield Problem(where, row.reason)

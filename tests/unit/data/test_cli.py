@@ -63,6 +63,8 @@ def test_validate_prints_its_verdict_and_keeps_the_manifest(tmp_path: Path) -> N
     passed = megl("validate", "pets", "--json", small, folder=tmp_path)
     assert passed.returncode == 0, passed.stderr
     assert json.loads(passed.stdout)["passed"] is True
+    told = megl("validate", "pets", small, "--set=validation.words_per_text.min=60", folder=tmp_path)
+    assert "warning: words_per_text" in told.stdout
     assert read_manifest(tmp_path / "runs/validation/manifest.parquet").num_rows == 12
     (tmp_path / "pets/images/s7.png").write_bytes(b"")
     failed = megl("validate", "pets", "--json", small, folder=tmp_path)

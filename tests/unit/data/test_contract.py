@@ -12,7 +12,6 @@ from megl_core.data.contract import (
     declared_labels,
     parse_line,
     read_annotations,
-    read_numbered,
 )
 from megl_core.data.scenes import scenes
 from megl_core.errors import DataError
@@ -87,14 +86,14 @@ def test_bad_lines_say_why(line: bytes, reason: str) -> None:
 
 def test_rows_come_with_their_line_numbers(tmp_path: Path) -> None:
     (tmp_path / "annotations.jsonl").write_text(f"{json.dumps(row(0))}\n\nnot json\n{json.dumps(row(1))}\n")
-    numbered = list(read_numbered(tmp_path))
+    numbered = list(read_annotations(tmp_path))
     assert [line for line, _ in numbered] == [1, 3, 4]
-    assert [type(item) for item in read_annotations(tmp_path)] == [Sample, BadRow, Sample]
+    assert [type(item) for _, item in numbered] == [Sample, BadRow, Sample]
 
 
 def test_free_columns_survive(tmp_path: Path) -> None:
     write_rows(tmp_path, [row(0, split="train", group="g", polar=22, nested={"a": [1]})])
-    sample = next(read_annotations(tmp_path))
+    _, sample = next(read_annotations(tmp_path))
     assert isinstance(sample, Sample)
     assert sample.extra == {"polar": 22, "nested": {"a": [1]}}
     assert sample.to_json() == row(0, split="train", group="g", polar=22, nested={"a": [1]})

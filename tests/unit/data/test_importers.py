@@ -24,7 +24,7 @@ def run(importer: str, source: Path | None, target: Path) -> ImportReport:
 
 
 def samples(target: Path) -> dict[str, Sample]:
-    rows = list(read_annotations(target))
+    rows = [row for _, row in read_annotations(target)]
     assert all(isinstance(row, Sample) for row in rows)
     return {row.id: row for row in rows if isinstance(row, Sample)}
 
@@ -329,7 +329,7 @@ def test_vqa_x_raw_joins_the_answers_of_vqa(tmp_path: Path) -> None:
     )
     questions = [{"question_id": 420001, "question": "Is it raining?"}]
     put(tmp_path / "s/v2_OpenEnded_mscoco_val2014_questions.json", {"questions": questions})
-    with pytest.raises(DataError, match="1 rows cannot be imported") as caught:
+    with pytest.raises(DataError, match="1 row cannot be imported") as caught:
         run("vqa-x", tmp_path / "s", tmp_path / "d")
     assert caught.value.problems == ("test_exp_anno.json key '5': no answers for this question",)
     put(tmp_path / "s/textual/test_exp_anno.json", {"420001": ["Umbrellas."]})

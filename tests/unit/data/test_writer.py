@@ -104,7 +104,7 @@ def test_two_ids_never_share_a_file(tmp_path: Path) -> None:
     rows = [row(7, id=name, image=image) for name, image in zip(identifiers, images, strict=True)]
     write_rows(tmp_path / "s", rows)
     run(tmp_path / "s", tmp_path / "d")
-    written = [item for item in read_annotations(tmp_path / "d") if isinstance(item, Sample)]
+    written = [item for _, item in read_annotations(tmp_path / "d") if isinstance(item, Sample)]
     assert [sample.id for sample in written] == identifiers
     assert len({sample.image for sample in written}) == len(identifiers)
     for sample, image in zip(written, images, strict=True):

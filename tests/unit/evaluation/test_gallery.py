@@ -30,6 +30,13 @@ def test_where_too_few_are_wrong_the_least_sure_follow():
     assert sorted(cases["random"]) == ["s2", "s3"]
 
 
+def test_wrong_cases_are_never_among_the_best():
+    predictions = [made(row, 0, int(row > 0), confidence=0.5 + row / 20) for row in range(6)]
+    cases = ids(choose_cases(predictions, 2))
+    assert cases["best"] == ["s0"]
+    assert cases["worst"] == ["s5", "s4"]
+
+
 def test_no_case_appears_twice_and_the_choice_is_the_same_every_time():
     random = np.random.default_rng(0)
     predictions = [made(row, 0, row % 2, confidence=0.5 + random.random() / 2) for row in range(40)]

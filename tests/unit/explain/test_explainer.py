@@ -92,6 +92,19 @@ def test_files_become_panels_with_names_of_their_own(model_folder, tmp_path):
     json.dumps(results)
 
 
+def test_few_pictures_are_in_memory_at_a_time(model_folder, tmp_path, monkeypatch):
+    sizes = []
+    explain = Explainer.explain
+    monkeypatch.setattr(
+        Explainer, "explain", lambda self, images: sizes.append(len(images)) or explain(self, images)
+    )
+    paths = [tmp_path / f"{number}.png" for number in range(10)]
+    for number, path in enumerate(paths):
+        picture(number).save(path)
+    assert len(explain_files(model_folder, paths, tmp_path / "out")) == 10
+    assert max(sizes) <= 4
+
+
 def test_all_bad_files_are_named_and_nothing_is_written(model_folder, tmp_path):
     picture(0).save(tmp_path / "good.png")
     (tmp_path / "text.png").write_text("no picture")
