@@ -260,7 +260,10 @@ class EvaluationConfig(Section):
 
 
 class GateRule(Section):
-    """One promotion rule on a metric of the evaluation, named `<split>.<metric>`."""
+    """One promotion rule on a metric of the evaluation, named `<split>.<metric>`.
+
+    `primary` and `shifted` stand for the splits that the evaluation took for these.
+    """
 
     metric: str
     min: float | None = None
@@ -279,9 +282,9 @@ class GateRule(Section):
 
 class GateConfig(Section):
     rules: list[GateRule] = [
-        GateRule(metric="test.accuracy", min=0.9, max_drop=0.01),
-        GateRule(metric="ood.accuracy", min=0.85, max_drop=0.02, required=False),
-        GateRule(metric="test.energy_in_mask", min=0.5, max_drop=0.05, required=False),
+        GateRule(metric="primary.accuracy", min=0.9, max_drop=0.01),
+        GateRule(metric="shifted.accuracy", min=0.85, max_drop=0.02, required=False),
+        GateRule(metric="primary.energy_in_mask", min=0.5, max_drop=0.05, required=False),
     ]
 
 

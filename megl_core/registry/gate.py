@@ -62,6 +62,7 @@ class _Evaluation:
     model_digest: str
     data_digest: str
     metrics: Mapping[str, Mapping[str, Any]]
+    roles: Mapping[str, str | None]
 
     @classmethod
     def read(cls, path: Path) -> "_Evaluation":
@@ -72,6 +73,7 @@ class _Evaluation:
                 str(report["model_digest"]),
                 str(report["data_digest"]),
                 {str(split): dict(metrics) for split, metrics in report["metrics"].items()},
+                {role: report.get(f"{role}_split") for role in ("primary", "shifted")},
             )
         except (AttributeError, KeyError, TypeError, ValueError):
             raise DataError(
@@ -79,6 +81,11 @@ class _Evaluation:
                 where=str(path),
                 fix="write it with megl evaluate",
             ) from None
+
+    def resolve(self, metric: str) -> str:
+        """The metric's name with its split's in place of `primary` or `shifted`."""
+        role, _, name = metric.partition(".")
+        return f"{split}.{name}" if (split := self.roles.get(role)) else metric
 
     def value(self, metric: str) -> float | None:
         """The metric `<split>.<name>`, or None where it was not measured. Splits may hold dots."""
@@ -121,11 +128,12 @@ def compare(challenger: Path, champion: Path | None, config: GateConfig) -> Gate
 
 def _judge(rule: GateRule, new: _Evaluation, old: _Evaluation | None) -> Iterator[GateRow]:
     """One row for each bound of a rule."""
-    value = new.value(rule.metric)
-    best = old.value(rule.metric) if old else None
+    metric = new.resolve(rule.metric)
+    value = new.value(metric)
+    best = old.value(metric) if old else None
     for bound, threshold, sign in _bounds(rule, best):
         verdict = _verdict(rule, value, best, threshold, sign, has_champion=old is not None)
-        yield GateRow(rule.metric, value, best, bound, *verdict)
+        yield GateRow(metric, value, best, bound, *verdict)
 
 
 def _bounds(rule: GateRule, best: float | None) -> Iterator[tuple[str, float | None, int]]:

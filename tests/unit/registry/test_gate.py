@@ -37,6 +37,26 @@ def test_reads_the_champion_from_the_champion(tmp_path: Path) -> None:
     assert judge(tmp_path, {"accuracy": 0.95}, {"accuracy": 0.80}, NO_DROP) == [True]
 
 
+def test_roles_stand_for_the_splits_that_were_evaluated(tmp_path: Path) -> None:
+    challenger = evaluation(tmp_path / "new.json", {"val": {"accuracy": 0.8}, "odd.split": {"accuracy": 0.7}})
+    roles = {"primary_split": "val", "shifted_split": "odd.split"}
+    challenger.write_text(json.dumps(json.loads(challenger.read_text()) | roles))
+    rules = [GateRule(metric="primary.accuracy", min=0.5), GateRule(metric="shifted.accuracy", min=0.75)]
+    result = compare(challenger, None, GateConfig(rules=rules))
+    assert [(row.metric, row.value, row.passed) for row in result.rows] == [
+        ("val.accuracy", 0.8, True),
+        ("odd.split.accuracy", 0.7, False),
+    ]
+
+
+def test_a_role_that_no_split_has_is_not_measured(tmp_path: Path) -> None:
+    challenger = evaluation(tmp_path / "new.json", {"test": {"accuracy": 0.8}})
+    required = GateRule(metric="shifted.accuracy", min=0.1)
+    optional = GateRule(metric="shifted.accuracy", min=0.1, required=False)
+    result = compare(challenger, None, GateConfig(rules=[required, optional]))
+    assert [row.passed for row in result.rows] == [False, True]
+
+
 def test_rows_show_both_values(tmp_path: Path) -> None:
     challenger = evaluation(tmp_path / "new.json", {"test": {"accuracy": 0.80}}, model="new")
     champion = evaluation(tmp_path / "old.json", {"test": {"accuracy": 0.95}}, model="old")
