@@ -11,7 +11,7 @@ class Backbone(nn.Module):
 
     Its batch norms are on purpose. Norms with statistics of the single image (group, layer, instance)
     carry a cue from where it lies into every cell of the map, so that a clean heat map no longer means
-    that the cue is unused: on `scenes` with 10 % masks, out-of-distribution accuracy stayed at chance.
+    that the cue is unused.
 
     Attributes:
         num_channels: K, the channels of the feature map.
