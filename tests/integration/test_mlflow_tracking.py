@@ -162,7 +162,8 @@ def test_system_metrics(sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_server_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    config = RegistryConfig(tracking_uri=f"http://me:s3cret@127.0.0.1:{free_port()}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:s3cret@127.0.0.1:{free_port()}")
+    config = RegistryConfig()
     with (
         pytest.raises(UnavailableError, match="could not open a run") as caught,
         start_run(config, tmp_path),

@@ -155,3 +155,16 @@ def test_sections_check_what_their_fields_cannot() -> None:
     with pytest.raises(ConfigError, match="min is larger than max"):
         parse(Bound, {"min": 2, "max": 1})
     assert parse(ScenesConfig, {"size": 64}).size == 64
+
+
+@pytest.mark.parametrize("uri", ["https://me:s3cret@mlflow.org", "https://mlflow.org/?token=s3cret"])
+def test_credentials_are_refused_and_not_repeated(uri: str) -> None:
+    with pytest.raises(ConfigError, match="keep credentials out") as caught:
+        load_config(None, [f"registry.tracking_uri={uri}"])
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", ["train.seed=-1", "train.seed=4294967296", "data.scenes.seed=-2"])
+def test_seeds_are_what_every_generator_takes(setting: str) -> None:
+    with pytest.raises(ConfigError, match="seed"):
+        load_config(None, [setting])
