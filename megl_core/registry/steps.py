@@ -68,14 +68,15 @@ def train_tracked(
     from megl_core.training import train
 
     sections = (config.model, config.objective, config.train)
-    options: dict[str, Any] = {"resume": resume, "checkpoints": checkpoints, "code": code or code_digest()}
+    code = code or code_digest()
+    options: dict[str, Any] = {"resume": resume, "checkpoints": checkpoints, "code": code}
     is_main = os.environ.get("RANK", "0") == "0"
     if is_main:
         digest = _verified(data, digest)
     if not track or not is_main:
         result = train(data, output, *sections, **options)
         return Trained(result.model, result.model_digest, result.metrics, "") if result else None
-    with start_run(config.registry, workspace, tags={"megl.code_digest": code} if code else None) as tracker:
+    with start_run(config.registry, workspace, tags={"megl.code_digest": code}) as tracker:
         dvc_hash = str(dvc["md5"]) if dvc else None
         source = f"{dvc['repository']}/{dvc['path']}" if dvc else str(data)
         tracker.log_dataset(Path(source).name, digest, source, dvc_hash)
