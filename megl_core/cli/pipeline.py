@@ -1,7 +1,10 @@
 """`megl pipeline`: run the whole loop, or compile it for a cluster."""
 
+import os
 import re
 import shlex
+import shutil
+import sys
 from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -137,16 +140,23 @@ def _show(result: dict[str, Any]) -> None:
         "report": result["report"],
         "took": f"{result['seconds']} s; ran {', '.join(result['ran'])}",
         "MLflow": _screen(result["tracking_uri"]),
-        "explain": f"megl explain IMAGE --model {shlex.quote(result['model'])}",
+        "explain": f"{_program('megl')} explain IMAGE --model {shlex.quote(result['model'])}",
     }
     for name, text in lines.items():
         console.print(f"[bold]{name:<7}[/] ", end="")
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+def _program(name: str) -> str:
+    """How to call a program of this environment, which need not be activated."""
+    return name if shutil.which(name) else shlex.quote(os.path.relpath(Path(sys.executable).with_name(name)))
+
+
 def _screen(uri: str) -> str:
     """How to open MLflow's screen: a server's address, or the command for a local store."""
-    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+    return (
+        uri if uri.startswith("http") else f"{_program('mlflow')} ui --backend-store-uri {shlex.quote(uri)}"
+    )
 
 
 def _asked(row: dict[str, Any]) -> str:

@@ -59,6 +59,26 @@ def test_commands_to_copy_are_quoted(capsys: pytest.CaptureFixture[str]) -> None
     assert "megl explain IMAGE --model '/a b/trained'" in shown
 
 
+def test_commands_to_copy_work_where_the_environment_is_not_activated(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("megl", "mlflow"):
+        (tmp_path / "bin" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).touch(mode=0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    pipeline._show(result())
+    shown = capsys.readouterr().out
+    assert " bin/mlflow ui --backend" in shown
+    assert " bin/megl explain IMAGE" in shown
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    pipeline._show(result())
+    shown = capsys.readouterr().out
+    assert " mlflow ui --backend" in shown
+    assert " megl explain IMAGE" in shown
+
+
 def test_only_headings_of_the_table_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
     pipeline._show(result())
     assert "flips:" not in capsys.readouterr().out
