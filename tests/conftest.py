@@ -10,6 +10,20 @@ for variable in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "DVC_NO_ANALYTICS",
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# What takes seconds to import; commands load these only where they are needed.
+FRAMEWORKS = frozenset(
+    {
+        "torch",
+        "transformers",
+        "mlflow",
+        "kfp",
+        "dvc",
+        "great_expectations",
+        "pandas",
+        "pyarrow",
+        "numpy",
+    }
+)
 
 
 def shared_data(name: str) -> Path:

@@ -248,9 +248,9 @@ class Run:
             raise MeglError(f"the loss is not finite: {', '.join(wrong)}", fix="lower train.learning_rate")
 
     def _validate(self) -> Row:
-        if self.parts.val_data is None or not self.process.is_main:
+        if self.parts.validation is None or not self.process.is_main:
             return {}
-        return check_progress(self.model, self.parts.val_data)
+        return check_progress(self.model, self.parts.validation)
 
     def _log(self, row: Row) -> None:
         if self.tracker is not None:

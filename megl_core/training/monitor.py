@@ -2,24 +2,25 @@
 
 import torch
 
-from megl_core.data.loading import decode_row
-from megl_core.data.packed import PackedDataset
+from megl_core.data.loading import PixelStore
 from megl_core.models.megl import MEGL
 
 _BATCH = 256
 
 
-def check_progress(model: MEGL, data: PackedDataset) -> dict[str, float]:
+def check_progress(model: MEGL, pixels: PixelStore) -> dict[str, float]:
     """`val_accuracy`, and where rows have masks `val_energy_in_mask` of the predicted class, in [0, 1]."""
+    data = pixels.data
     right = marked = 0
     energy = 0.0
     for first in range(0, len(data), _BATCH):
-        rows = [data[index] for index in range(first, min(first + _BATCH, len(data)))]
-        pixels = [decode_row(row, model.config.image_size) for row in rows]
+        indices = range(first, min(first + _BATCH, len(data)))
+        rows = [data[index] for index in indices]
+        images, marks = zip(*map(pixels.get, indices), strict=True)
         labels = torch.tensor([row.label for row in rows], device=model.device)
         has_mask = torch.tensor([row.mask is not None for row in rows], device=model.device)
-        masks = torch.stack([mask for _, mask in pixels]).to(model.device) / 255
-        seen = model.explain(torch.stack([image for image, _ in pixels]), write=False)
+        masks = torch.stack(marks).to(model.device) / 255
+        seen = model.explain(torch.stack(images), write=False)
         inside = (seen.heat_map * masks).sum(dim=(1, 2)) / (seen.heat_map.sum(dim=(1, 2)) + 1e-6)
         right += int((seen.predicted == labels).sum())
         energy += float(inside[has_mask].sum())

@@ -10,7 +10,7 @@ from torch.optim import AdamW
 
 from megl_core.config import ModelConfig, ObjectiveConfig, TrainConfig
 from megl_core.data.contract import TRAIN, VAL
-from megl_core.data.loading import TrainingBatches
+from megl_core.data.loading import PixelStore, TrainingBatches
 from megl_core.data.packed import PackedDataset, read_info
 from megl_core.data.sampling import QuotaSampler
 from megl_core.data.tokenizer import WordTokenizer
@@ -39,7 +39,7 @@ class Parts:
 
     Attributes:
         fingerprint: SHA-256 over all that decides the result; the same run has the same one.
-        val_data: None where the data has no split `val`.
+        validation: pixels of the split `val`; None where the data has none.
     """
 
     data_digest: str
@@ -48,7 +48,7 @@ class Parts:
     batches: TrainingBatches
     objective: Objective
     optimizer: AdamW
-    val_data: PackedDataset | None
+    validation: PixelStore | None
 
 
 def build(data: Path, settings: Settings, process: Process, code: str) -> Parts:
@@ -92,8 +92,12 @@ def build(data: Path, settings: Settings, process: Process, code: str) -> Parts:
         batches=batches,
         objective=Objective(settings.objective, _reference(batches, model.map_size)).to(process.device),
         optimizer=AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay),
-        val_data=PackedDataset(data, VAL) if VAL in info.splits else None,
+        validation=_validation(data, settings) if VAL in info.splits else None,
     )
+
+
+def _validation(data: Path, settings: Settings) -> PixelStore:
+    return PixelStore(PackedDataset(data, VAL), settings.model.image_size, cache=settings.train.cache_images)
 
 
 def _check_batch(num_rows: int, batch_size: int, world: int, data: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import FRAMEWORKS, REPOSITORY
 
 PACKAGE = REPOSITORY / "megl_core"
 BASE = {"code", "config", "errors", "files", "html", "progress", "redaction"}
@@ -18,17 +18,6 @@ LAYERS = [
     {"registry"},
     {"cli"},
 ]
-FRAMEWORKS = {
-    "torch",
-    "transformers",
-    "mlflow",
-    "kfp",
-    "dvc",
-    "great_expectations",
-    "pandas",
-    "pyarrow",
-    "numpy",
-}
 MODULES = sorted(path.relative_to(REPOSITORY).as_posix() for path in PACKAGE.rglob("*.py"))
 LIGHT = [
     module

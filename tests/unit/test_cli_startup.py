@@ -11,18 +11,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from megl_core.cli import COMMANDS, _load, app
-
-FRAMEWORKS = (
-    "torch",
-    "transformers",
-    "mlflow",
-    "kfp",
-    "dvc",
-    "great_expectations",
-    "pandas",
-    "pyarrow",
-    "numpy",
-)
+from tests.conftest import FRAMEWORKS
 
 # Runs the command line as if the packages that the first argument names were not installed.
 WITHOUT = """
