@@ -7,7 +7,16 @@ from pathlib import Path
 from megl_core.files import sha256_file, sha256_json
 
 # Libraries that decide about results; the rest only carries them.
-_LIBRARIES = ("great-expectations", "numpy", "pillow", "pyarrow", "tokenizers", "torch", "transformers")
+_LIBRARIES = (
+    "great-expectations",
+    "numpy",
+    "peft",
+    "pillow",
+    "pyarrow",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
 
 
 @functools.cache

@@ -149,19 +149,38 @@ class PackConfig(Section):
 
 # --- method ----------------------------------------------------------------------------------
 
-SaliencyKind = Literal["centered", "contrastive", "plain"]
+SaliencyKind = Literal["centered", "contrastive", "plain", "gradcam", "attention", "relevance"]
 TextPath = Literal["both", "saliency", "features", "off"]
+AlignmentKind = Literal["energy", "rrr", "haics", "gradia", "res_g", "res_l"]
+ConsistencyKind = Literal["marginal", "class", "spatial"]
+RegionSource = Literal["learned", "lexicon"]
 
 
 class BackboneConfig(Section):
-    """The image encoder: a compact ResNet, by its sizes."""
+    """The image encoder."""
 
+    name: Literal["small", "hf"] = "small"
+    """small: a compact ResNet from scratch; hf: a checkpoint of ResNet, ConvNeXt, ViT, DINOv2 or CLIP."""
     widths: list[int] = [32, 64]
-    """Channels of each stage; every stage after the first halves the map's side."""
+    """small: channels of each stage; every stage after the first halves the map's side."""
     depths: list[int] = [2, 2]
-    """Residual blocks of each stage."""
+    """small: residual blocks of each stage."""
     stem_stride: Literal[1, 2, 4] = 2
-    """4: the ImageNet stem; 1 or 2: a 3x3 stem for small images."""
+    """small: 4 is the ImageNet stem; 1 and 2 are 3x3 stems for small images."""
+    path: str | None = None
+    """hf: a local folder, or a name on the hub."""
+    pooling: Literal["mean", "checkpoint"] = "mean"
+    """What the head reads: the mean of the cells, or the checkpoint's own summary (of a ViT: class token)."""
+    trainable: Literal["all", "none"] | Annotated[int, Field(ge=1)] = "all"
+    """What is trained of the encoder: all, none, or its last n stages (of a transformer: blocks)."""
+
+    @model_validator(mode="after")
+    def _name_the_checkpoint(self) -> "BackboneConfig":
+        if (self.name == "hf") != (self.path is not None):
+            raise ValueError("backbone.path names the checkpoint of backbone.name=hf; small has none")
+        if self.name == "small" and self.pooling == "checkpoint":
+            raise ValueError("backbone.pooling=checkpoint needs a checkpoint: backbone.name=hf")
+        return self
 
 
 class GroundingConfig(Section):
@@ -182,34 +201,89 @@ class GroundingConfig(Section):
 class DecoderConfig(Section):
     """The language model that writes the rationale."""
 
-    name: Literal["small", "none"] = "small"
-    width: int = Field(128, ge=8)
+    name: Literal["small", "hf", "llava", "none"] = "small"
+    """small: a GRU from scratch; hf: any causal language model; llava: with a vision tower of its own."""
     max_tokens: int = Field(40, ge=4)
+    """Words (hf, llava: pieces of words) of a rationale at most."""
+    num_beams: int = Field(1, ge=1)
+    """Sentences in the running while one is written; 1 is greedy."""
+    width: int = Field(128, ge=8)
+    """small, hf: channels of a grounded cell."""
     min_word_count: int = Field(1, ge=1)
-    """Words seen less often in the training rationales become <unk>."""
+    """small: words seen less often in the training rationales become <unk>."""
     dropout: float = Field(0.1, ge=0, lt=1)
+    """small: share of activations that is dropped in training."""
+    path: str | None = None
+    """hf, llava: a local folder, or a name on the hub."""
+    freeze: bool = False
+    """hf, llava: keep the weights of the checkpoint as they are; with LoRA they are kept in any case."""
+    lora_rank: int = Field(0, ge=0)
+    """hf, llava: rank of the adapters that are trained instead of the language model; 0: none."""
+    lora_alpha: float = Field(32.0, gt=0)
+    """Adapters are added with weight alpha / rank."""
+    lora_dropout: float = Field(0.05, ge=0, lt=1)
+    lora_targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    """Linear layers that get an adapter, by the last parts of their names; c_attn and c_proj in GPT-2."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """hf, llava: of the checkpoint's weights; bfloat16 only where they are kept as they are."""
+    prompt: str = "USER: <image>\nWhy does the picture belong to its class? ASSISTANT:"
+    """llava: what stands before the rationale, in the form that the checkpoint was trained on."""
+
+    @model_validator(mode="after")
+    def _fit_the_checkpoint(self) -> "DecoderConfig":
+        if (self.name in ("hf", "llava")) != (self.path is not None):
+            raise ValueError(
+                "decoder.path names the checkpoint of decoder.name=hf or llava: those two need it"
+            )
+        if self.dtype == "bfloat16" and self.trains_checkpoint:
+            raise ValueError("bfloat16 weights cannot be trained: set decoder.lora_rank or decoder.freeze")
+        if self.prompt.count("<image>") != 1:
+            raise ValueError("decoder.prompt holds <image> once, where the picture goes")
+        return self
+
+    @property
+    def trains_checkpoint(self) -> bool:
+        """Whether the checkpoint's own weights are trained."""
+        return not self.freeze and self.lora_rank == 0
 
 
 class ModelConfig(Section):
-    image_size: int = Field(32, ge=16)
-    """Images are resized to this square."""
+    image_size: int | None = Field(None, ge=16)
+    """Images are resized to this square. None: 32 for the small backbone, else the size of the checkpoint."""
     saliency: SaliencyKind = "centered"
+    """The first three are closed forms for pooling=mean; the last two need a transformer's class token."""
+    second_order: bool = True
+    """gradcam, relevance: a loss on the map reaches the gradient inside it too; false: taken as constant."""
     backbone: BackboneConfig = BackboneConfig()
     grounding: GroundingConfig = GroundingConfig()
     decoder: DecoderConfig = DecoderConfig()
 
 
 class ObjectiveConfig(Section):
-    """Weights of L = L_cls + w_v L_vis + w_t L_txt + w_c L_dist.
+    """Weights of L = L_cls + w_v L_vis + w_t L_txt + w_c L_dist + w_r L_reg.
 
     The text loss is a mean over words, and few words carry what only the image can tell: with weight 1
     and a short training, rationales get the sentence right and the colour no better than by chance.
     """
 
-    visual: float = Field(2.0, ge=0)
+    visual: float = Field(1.0, ge=0)
     text: float = Field(3.0, ge=0)
     consistency: float = Field(1.0, ge=0)
+    region: float = Field(0.3, ge=0)
+    """L_reg of images without a mask: evidence belongs where their rationale says that the object is."""
+    region_source: RegionSource = "learned"
+    """What words mean on the map: learnt from the annotated images, or a lexicon of English place words."""
+    region_mass: float = Field(0.9, gt=0, le=1)
+    """learned: share of the expected mask that a region holds; small regions are sharp and often wrong."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    alignment: AlignmentKind = "energy"
+    """L_vis of images with a mask. The names are those of their papers; each needs a weight of its own."""
+    consistency_kind: ConsistencyKind = "marginal"
+    """L_dist of images without one: size and peakedness of maps, the same for each class, or their place."""
+    visual_warmup: Share = 0.0
+    """Share of the training over which the weight rises linearly from 0; 0: it is constant."""
+    text_warmup: Share = 0.0
+    consistency_warmup: Share = 0.0
 
 
 class TrainConfig(Section):
@@ -217,11 +291,16 @@ class TrainConfig(Section):
     batch_size: int = Field(32, ge=2)
     """Images in a step over all processes."""
     learning_rate: float = Field(3e-3, gt=0)
+    decoder_learning_rate: float | None = Field(None, gt=0)
+    """Of the decoder, if it is to differ: a pretrained language model wants about 5e-5."""
     weight_decay: float = Field(0.05, ge=0)
     warmup: Share = 0.2
     clip_norm: float = Field(1.0, gt=0)
     annotated_quota: Share = 0.25
     """At least this share of every batch has a mask (drawn with replacement), where there are any."""
+    mix_backgrounds: Share = 0.5
+    """Share of a batch's masked images that stand before the background of another one. 0 where labels or
+    rationales speak of the background."""
     max_shift: int = Field(0, ge=0)
     """Random translation in pixels, image and mask alike."""
     seed: Seed = 0
@@ -250,11 +329,27 @@ class EvaluationConfig(Section):
     shifted_split: str | None = "ood"
     """Out-of-distribution data, where the dataset has such a split."""
     group_columns: list[str] = ["cue_class"]
-    """Free columns which, crossed with the label, form the groups of the worst-group accuracy."""
+    """Free columns which, crossed with the label, form the groups of the worst-group accuracy; the first of
+    them that the data has is the cue."""
     min_group: int = Field(10, ge=1)
     """Smaller groups are not counted."""
+    faithfulness_samples: int = Field(64, ge=0)
+    """Samples of each split, at most, for insertion, deletion, comprehensiveness, sufficiency; 0: none."""
+    faithfulness_steps: int = Field(10, ge=1)
+    """Steps from the image to its blur; a sample costs about twice as many further predictions."""
     max_texts: int = Field(2000, ge=0)
     """Rationales generated for each split at most; 0: none."""
+    slot_phrases: dict[str, list[str]] = {}
+    """Slots that only sentences tell, with their possible phrases, such as {place: [in the centre, on the
+    left]}: the true one is what all of a sample's references say. The column `slots` needs no entry."""
+    meteor: bool = False
+    """METEOR of the rationales; needs Java and pycocoevalcap, and about ten seconds."""
+    bertscore_model: str | None = None
+    """Folder of an encoder for BERTScore; None: no BERTScore."""
+    bertscore_layer: int | None = Field(None, ge=1)
+    """Whose output is compared; None: the last. Published values: 9 of bert-base, 17 of roberta-large."""
+    clipscore_model: str | None = None
+    """Folder of a CLIP model for CLIPScore; None: no CLIPScore."""
     gallery: int = Field(6, ge=0)
     """Pictures of each kind (best, worst, random) in the report."""
 

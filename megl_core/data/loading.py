@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from megl_core.data.images import decode_image, decode_mask
+from megl_core.data.mixing import mix_background, remove_object
 from megl_core.data.packed import PackedDataset, PackedRow
 from megl_core.data.sampling import Indices, QuotaSampler
-from megl_core.data.tokenizer import PAD, WordTokenizer
+from megl_core.data.tokenizer import IGNORE, Tokenizer
 from megl_core.data.transforms import image_to_tensor, mask_to_tensor, shift
 
 
@@ -26,7 +27,8 @@ class Batch:
         labels: (B,) class indices.
         masks: (B, S, S) uint8 in 0..255, zero where there is none.
         has_mask: (B,) bool.
-        tokens: (B, T + 1) one rationale of each image, `<pad>` after its end; all `<pad>` without one.
+        tokens: (B, T + 1) one rationale of each image, `IGNORE` after its end; all `IGNORE` without one.
+        regions: (B, h, w) bool, where the rationales say that the objects are; None where none are used.
     """
 
     ids: list[str]
@@ -35,6 +37,7 @@ class Batch:
     masks: Tensor
     has_mask: Tensor
     tokens: Tensor
+    regions: Tensor | None
 
 
 class PixelStore:
@@ -44,6 +47,7 @@ class PixelStore:
         self.data = data
         self.size = size
         self._cache: dict[int, tuple[Tensor, Tensor]] | None = {} if cache else None
+        self._backgrounds: dict[int, Tensor] | None = {} if cache else None
 
     def get(self, index: int) -> tuple[Tensor, Tensor]:
         """Image (3, S, S) and mask (S, S), both uint8; the mask is zero where there is none."""
@@ -53,6 +57,15 @@ class PixelStore:
         if self._cache is not None:
             self._cache[index] = pixels
         return pixels
+
+    def background(self, index: int) -> Tensor:
+        """The image (3, S, S) uint8 of an annotated row without its object."""
+        if self._backgrounds is not None and index in self._backgrounds:
+            return self._backgrounds[index]
+        background = remove_object(*self.get(index))
+        if self._backgrounds is not None:
+            self._backgrounds[index] = background
+        return background
 
 
 def decode_row(row: PackedRow, size: int) -> tuple[Tensor, Tensor]:
@@ -67,27 +80,30 @@ class TrainingBatches:
     """The batches of a run, each a pure function of its step.
 
     Args:
-        data: the packed training split.
+        pixels: of the packed training split.
         sampler: says which rows stand in a step's global batch.
         tokenizer: None where the model writes no text.
+        regions: (N, h, w) bool of all rows, or None.
+        mix: share of the annotated rows of a batch that stand before another one's background.
         rank, world: this process takes rows rank, rank + world, ... of the global batch.
     """
 
     def __init__(
         self,
-        data: PackedDataset,
+        pixels: PixelStore,
         sampler: QuotaSampler,
-        tokenizer: WordTokenizer | None,
+        tokenizer: Tokenizer | None,
         *,
-        size: int,
         max_tokens: int,
         max_shift: int,
-        cache: bool,
         seed: int,
+        regions: Tensor | None = None,
+        mix: float = 0.0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.data = data
+        self.pixels = pixels
+        self.data = pixels.data
         self.sampler = sampler
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
@@ -95,7 +111,9 @@ class TrainingBatches:
         self.seed = seed
         self.rank = rank
         self.world = world
-        self.pixels = PixelStore(data, size, cache=cache)
+        self.regions = regions
+        self.mix = mix
+        self.annotated = np.flatnonzero(self.data.annotated)
 
     def between(self, first: int, last: int) -> Iterator[Batch]:
         """The batches of steps first .. last - 1, the next one prepared while one is used."""
@@ -115,13 +133,24 @@ class TrainingBatches:
         indices = self.sampler.batch(step)
         choices = random.random(len(indices))
         offsets = random.integers(-self.max_shift, self.max_shift + 1, (len(indices), 2))
+        donors = self._donors(random, len(indices))
         mine = slice(self.rank, None, self.world)
-        return self._assemble(indices[mine], choices[mine], offsets[mine])
+        return self._assemble(indices[mine], choices[mine], offsets[mine], donors[mine])
 
-    def _assemble(self, indices: Indices, choices: NDArray[np.float64], offsets: NDArray[np.int64]) -> Batch:
+    def _donors(self, random: np.random.Generator, count: int) -> Indices:
+        """(count,) the annotated row that lends each row its background; -1: the row keeps its own."""
+        if not len(self.annotated):
+            return np.full(count, -1)
+        donors = random.choice(self.annotated, count)
+        return np.where(random.random(count) < self.mix, donors, -1)
+
+    def _assemble(
+        self, indices: Indices, choices: NDArray[np.float64], offsets: NDArray[np.int64], donors: Indices
+    ) -> Batch:
         rows = [self.data[int(index)] for index in indices]
         pixels = [self.pixels.get(int(index)) for index in indices]
-        images = torch.stack([image for image, _ in pixels])
+        pictures = [self._place(*pair, int(donor)) for pair, donor in zip(pixels, donors, strict=True)]
+        images = torch.stack(pictures)
         masks = torch.stack([mask for _, mask in pixels])
         images, masks = shift(images, masks, torch.from_numpy(offsets))
         return Batch(
@@ -131,7 +160,14 @@ class TrainingBatches:
             masks=masks,
             has_mask=torch.tensor([row.mask is not None for row in rows]),
             tokens=self._tokens(rows, choices),
+            regions=None if self.regions is None else self.regions[torch.from_numpy(indices)],
         )
+
+    def _place(self, image: Tensor, mask: Tensor, donor: int) -> Tensor:
+        """The image before the background of the row `donor`, where it has an object to show."""
+        if donor < 0 or not mask.any():
+            return image
+        return mix_background(image, mask, self.pixels.background(donor))
 
     def _tokens(self, rows: list[PackedRow], choices: NDArray[np.float64]) -> Tensor:
         sentences: list[list[int]] = []
@@ -142,7 +178,7 @@ class TrainingBatches:
                 self.tokenizer.encode(text, self.max_tokens) if self.tokenizer and text is not None else []
             )
         # At least two columns, so that a batch without any text still runs the decoder once.
-        tokens = torch.full((len(rows), max(2, *map(len, sentences))), PAD)
+        tokens = torch.full((len(rows), max(2, *map(len, sentences))), IGNORE)
         for line, sentence in enumerate(sentences):
             tokens[line, : len(sentence)] = torch.tensor(sentence, dtype=torch.long)
         return tokens

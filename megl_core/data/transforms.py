@@ -1,4 +1,4 @@
-"""Pixels to tensors: resize, joint shifts of image and mask, normalisation."""
+"""Pixels to tensors: resize, joint shifts of image and mask."""
 
 from typing import TYPE_CHECKING
 
@@ -10,10 +10,6 @@ from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-# The usual statistics of natural images; pretrained encoders expect them.
-MEAN = (0.485, 0.456, 0.406)
-DEVIATION = (0.229, 0.224, 0.225)
 
 
 def image_to_tensor(image: "Image", size: int) -> Tensor:
@@ -34,13 +30,6 @@ def mask_to_tensor(mask: NDArray[np.bool_], size: int) -> Tensor:
     if picture.size != (size, size):
         picture = picture.resize((size, size), Image.Resampling.BOX)
     return torch.from_numpy(np.array(picture))
-
-
-def normalise(images: Tensor) -> Tensor:
-    """(B, 3, H, W) uint8 to float with the usual mean 0 and deviation 1."""
-    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
-    deviation = torch.tensor(DEVIATION, device=images.device).view(1, 3, 1, 1)
-    return (images.float() / 255 - mean) / deviation
 
 
 def shift(images: Tensor, masks: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ the best, the worst and random cases. `report.py` makes a page of them.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,41 +58,66 @@ def evaluate(
     """Measure the model in a folder on the splits of a packed dataset; write `output`, all or nothing.
 
     Raises:
-        ConfigError: a split in `config.splits` does not exist.
+        ConfigError: a split in `config.splits` does not exist, or a model that should judge the rationales.
         DataError: no model, no packed data, nothing to evaluate, or data labels unknown to the model.
         UnavailableError: there is no such device.
     """
     import torch
 
+    from megl_core.evaluation.cues import find_cue
+    from megl_core.evaluation.judges import TextJudge, left_out
     from megl_core.evaluation.predict import predict
     from megl_core.evaluation.scores import score_split
     from megl_core.explain import load_model
+    from megl_core.metrics.meteor import Meteor
 
     torch.set_num_threads(config.num_threads)
     info = read_info(data)
     splits = _splits(info, config, data)
     network = load_model(model, device)
     label_map = _label_map(info.labels, network.labels, model)
+    cue = find_cue(data, config.group_columns, network.labels)
+    judge = TextJudge.load(config, network.device)
+    reasons = left_out(config)
     predictions = {}
-    with (reporter or get_reporter()).bar("evaluate", total=sum(info.splits[name] for name in splits)) as bar:
-        for split in splits:
-            rows = PackedDataset(data, split)
-            predictions[split] = predict(network, rows, label_map, config, bar.advance)
-    by_id = {prediction.id: prediction for part in predictions.values() for prediction in part}
-    scores = {split: score_split(part, network.labels, config, by_id) for split, part in predictions.items()}
+    total = sum(info.splits[name] for name in splits)
+    with nullcontext() if "meteor" in reasons else Meteor() as meteor:
+        with (reporter or get_reporter()).bar("evaluate", total=total) as bar:
+            for split in splits:
+                rows = PackedDataset(data, split)
+                predictions[split] = predict(network, rows, label_map, config, judge, bar.advance)
+        by_id = {prediction.id: prediction for part in predictions.values() for prediction in part}
+        scores = {
+            split: score_split(part, network.labels, config, by_id, cue, meteor)
+            for split, part in predictions.items()
+        }
     model_digest = files.sha256_tree(model)
     description: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "model_digest": model_digest,
         "data_digest": info.digest,
-        "method_digest": files.sha256_json({"config": config.model_dump(mode="json"), "code": code_digest()}),
+        "method_digest": _method_digest(config),
         "labels": network.labels,
         "explained_class": "predicted",
         **_main_splits(config, splits),
+        "cue": None if cue is None else asdict(cue),
+        "left_out": reasons,
         **_sections(scores),
     }
     _write(output, description, predictions, network, data, config)
     return Evaluation(output, model_digest, info.digest, network.labels, description["metrics"])
+
+
+def _method_digest(config: EvaluationConfig) -> str:
+    """What two evaluations must share to be compared: settings, code, and the models that judge texts."""
+    judges = [Path(path) for path in (config.bertscore_model, config.clipscore_model) if path is not None]
+    return files.sha256_json(
+        {
+            "config": config.model_dump(mode="json"),
+            "code": code_digest(),
+            "judges": [files.sha256_tree(path) for path in judges],
+        }
+    )
 
 
 def read_evaluation(folder: Path) -> dict[str, Any]:

@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from megl_core.config import EvaluationConfig
 from megl_core.data.images import decode_image, decode_mask
 from megl_core.data.packed import PackedDataset, PackedRow
+from megl_core.evaluation.judges import FAITHFULNESS, TEXT_MODELS, TextJudge, judge_maps
 from megl_core.explain.drawing import resize_map
 from megl_core.files import canonical_json
 from megl_core.metrics import saliency
@@ -30,7 +32,7 @@ MASK_SCORES = (
 )
 MAX_SIDE = 512
 
-_TEXT_SEED = 0
+_CHOICE_SEED = 0
 _SCHEMA = pa.schema(
     [
         pa.field("split", pa.string()),
@@ -42,8 +44,10 @@ _SCHEMA = pa.schema(
         pa.field("probabilities", pa.list_(pa.float32())),  # in the order of the model's labels
         *(pa.field(name, pa.float64()) for name in MASK_SCORES),  # null: no mask
         pa.field("energy_in_cue", pa.float64()),  # null: no cue_box
+        *(pa.field(name, pa.float64()) for name in FAITHFULNESS),  # null: not among the chosen samples
         pa.field("rationale", pa.string()),  # null: none was asked for
         pa.field("references", pa.list_(pa.string())),
+        *(pa.field(name, pa.float64()) for name in TEXT_MODELS),  # null: no such model, or nothing to judge
         pa.field("extra", pa.string()),  # free columns, canonical JSON
     ]
 )
@@ -59,8 +63,10 @@ class Prediction:
         probabilities: (C,) float32.
         mask_scores: saliency metrics against the mask; None without one.
         energy_in_cue: share of the heat map's energy in `cue_box`; None without one.
+        faithfulness: what hiding the map's pixels does; None where it was not tried.
         rationale: the generated sentence; None where none was asked for.
         references: the annotators' sentences.
+        text_scores: what other models say of the rationale.
         extra: the sample's free columns.
     """
 
@@ -71,8 +77,10 @@ class Prediction:
     probabilities: NDArray[np.float32]
     mask_scores: dict[str, float] | None
     energy_in_cue: float | None
+    faithfulness: dict[str, float] | None
     rationale: str | None
     references: tuple[str, ...]
+    text_scores: dict[str, float]
     extra: dict[str, Any]
 
     @property
@@ -90,41 +98,64 @@ def predict(
     data: PackedDataset,
     label_map: list[int],
     config: EvaluationConfig,
+    judge: TextJudge,
     advance: Callable[[int], None],
 ) -> list[Prediction]:
     """Run the model over a split; `label_map` turns the data's label indices into the model's.
 
-    Heat maps explain the predicted class. Rationales are written for a seeded choice of
-    `config.max_texts` samples. The result stands in the split's order.
+    Heat maps explain the predicted class. A seeded choice of `config.max_texts` samples gets rationales,
+    and one of `config.faithfulness_samples` has its heat maps tried. The result stands in the split's order.
     """
+    shuffled = np.random.default_rng(_CHOICE_SEED).permutation(len(data)).tolist()
     num_texts = config.max_texts if model.can_write else 0
+    tried = frozenset(shuffled[: config.faithfulness_samples])
     predictions = []
-    for indices, write in _batches(len(data), num_texts, config.batch_size):
+    for indices, write in _batches(shuffled, num_texts, config.batch_size):
         rows = [data[index] for index in indices]
-        predictions += _predict_batch(model, indices, rows, label_map, write)
+        batch = _Batch(indices, rows, [decode_image(row.image) for row in rows])
+        predictions += _predict_batch(model, batch, label_map, tried, judge if write else None, config)
         advance(len(rows))
     return sorted(predictions, key=lambda prediction: prediction.row)
 
 
-def _batches(num_rows: int, num_texts: int, size: int) -> Iterator[tuple[list[int], bool]]:
+def _batches(shuffled: list[int], num_texts: int, size: int) -> Iterator[tuple[list[int], bool]]:
     """Row indices in batches: first those that get a rationale, then the others, each part in order."""
-    shuffled = np.random.default_rng(_TEXT_SEED).permutation(num_rows)
     for part, write in ((shuffled[:num_texts], True), (shuffled[num_texts:], False)):
-        indices = sorted(part.tolist())
+        indices = sorted(part)
         for start in range(0, len(indices), size):
             yield indices[start : start + size], write
 
 
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    indices: list[int]
+    rows: list[PackedRow]
+    images: list[Image.Image]
+
+
 def _predict_batch(
-    model: MEGL, indices: list[int], rows: list[PackedRow], label_map: list[int], write: bool
+    model: MEGL,
+    batch: _Batch,
+    label_map: list[int],
+    tried: frozenset[int],
+    judge: TextJudge | None,
+    config: EvaluationConfig,
 ) -> list[Prediction]:
-    images = [decode_image(row.image) for row in rows]
-    result = model.explain(torch.stack([model.preprocess(image) for image in images]), write=write)
+    """Predictions for a batch; rationales where there is someone to judge them."""
+    inputs = torch.stack([model.preprocess(image) for image in batch.images])
+    result = model.explain(inputs, write=judge is not None)
     probabilities = result.logits.float().softmax(dim=1).cpu().numpy()
     predicted = result.predicted.tolist()
     maps = result.saliency.float().relu().cpu().numpy()
+    places = [place for place, index in enumerate(batch.indices) if index in tried]
+    faithful = {}
+    if places:
+        chosen = (inputs[places], result.saliency[places], result.predicted[places])
+        faithful = dict(zip(places, judge_maps(model, *chosen, config), strict=True))
+    references = [tuple(row.explanations) for row in batch.rows]
+    text_scores = judge.judge(batch.images, result.rationales, references) if judge else None
     predictions = []
-    for place, (index, row, image) in enumerate(zip(indices, rows, images, strict=True)):
+    for place, (index, row, image) in enumerate(zip(batch.indices, batch.rows, batch.images, strict=True)):
         box = cue_box(row.extra)
         predictions.append(
             Prediction(
@@ -135,8 +166,10 @@ def _predict_batch(
                 probabilities=probabilities[place],
                 mask_scores=None if row.mask is None else score_map(maps[place], decode_mask(row.mask)),
                 energy_in_cue=None if box is None else _energy_in(maps[place], box, image.size),
-                rationale=result.rationales[place] if write else None,
-                references=tuple(row.explanations),
+                faithfulness=faithful.get(place),
+                rationale=result.rationales[place] if judge else None,
+                references=references[place],
+                text_scores=text_scores[place] if text_scores else {},
                 extra=dict(row.extra),
             )
         )
@@ -188,7 +221,8 @@ def to_table(predictions: dict[str, list[Prediction]], labels: list[str]) -> pa.
 
 
 def _record(split: str, prediction: Prediction, labels: list[str]) -> dict[str, Any]:
-    return (prediction.mask_scores or {}) | {
+    scores = (prediction.mask_scores or {}) | (prediction.faithfulness or {}) | prediction.text_scores
+    return scores | {
         "split": split,
         "id": prediction.id,
         "label": labels[prediction.label],

@@ -22,6 +22,8 @@ _METRICS: dict[str, dict[str, tuple[str, str]]] = {
         "worst_group_accuracy": ("worst group", "lowest accuracy of a group of label and cue"),
         "macro_f1": ("macro F1", "mean over classes"),
         "auc": ("AUC", "each class against the rest, mean"),
+        "aligned_accuracy": ("accuracy, cue agrees", "where the cue's value goes with the class in training"),
+        "conflicting_accuracy": ("accuracy, cue conflicts", "where it goes with another class"),
         "ece": ("calibration error", "gap between confidence and accuracy; lower is better"),
         "cue_flip_rate": ("cue flips", "share of predictions that change with the cue; lower is better"),
     },
@@ -32,21 +34,34 @@ _METRICS: dict[str, dict[str, tuple[str, str]]] = {
         "iou": ("IoU", "region above half of the maximum against the mask"),
         "iou_best": ("IoU, best threshold", "upper bound: the threshold is chosen for each map"),
         "rank_accuracy": ("rank accuracy", "share of the highest pixels that lie in the mask"),
+        "insertion_auc": ("insertion", "probability while the highest pixels come back into a blurred image"),
+        "deletion_auc": ("deletion", "probability while they are blurred; lower is better"),
+        "comprehensiveness": ("comprehensiveness", "probability that goes with the highest pixels"),
+        "sufficiency": ("sufficiency", "probability that they alone lack; lower is better"),
     },
     "Rationales": {
         "slot_accuracy": ("slot accuracy", "share of true facts (colour, place...) that the text says"),
         "bleu4": ("BLEU-4", "matching phrases of up to four words"),
         "rouge_l": ("ROUGE-L", "longest common word sequence"),
         "cider": ("CIDEr-D", "matching phrases weighted by rarity, 0 to 10"),
+        "meteor": ("METEOR", "matching words, stems, synonyms and paraphrases"),
+        "bertscore": ("BERTScore", "similarity of words in their context"),
+        "clipscore": ("CLIPScore", "does the sentence fit the image, 0 to 2.5"),
     },
 }
 _COUNTS = {
     "n": "images",
     "masks_n": "with a mask",
-    "rationale_n": "rationales scored",
+    "faithfulness_n": "with pixels hidden",
+    "rationale_n": "rationales with a reference",
+    "slot_n": "rationales with slots",
+    "bertscore_n": "rationales with a BERTScore",
+    "clipscore_n": "rationales with a CLIPScore",
+    "aligned_n": "cue agrees",
+    "conflicting_n": "cue conflicts",
     "cue_flip_n": "cue pairs",
 }
-_NOT_SHARES = {"cider"}
+_NOT_SHARES = {"cider", "clipscore"}
 
 
 def write_report(
@@ -85,6 +100,7 @@ def write_report(
         gate=read_json(gate) if gate else None,
         splits=splits,
         tables=_metric_tables(metrics, {split: measured["slots"][split] for split in splits}),
+        left_out=measured.get("left_out", {}),
         galleries=_galleries(evaluation, splits),
         curves=learning_curves(trained.get("history", [])),
         confusions=_confusions(measured, splits),
@@ -145,7 +161,14 @@ def _metric_tables(
     }
     slot_names = dict.fromkeys(name for split in slots.values() for name in split)
     sections["Rationales"] += [_metric_row(slots, name, f"says the {name}", "") for name in slot_names]
-    sections["Counts"] = [_metric_row(metrics, name, shown, "") for name, shown in _COUNTS.items()]
+    sections["Counts"] = [
+        row
+        for name, shown in _COUNTS.items()
+        for row in (
+            _metric_row(metrics, name, shown, ""),
+            _metric_row(metrics, f"{name.removesuffix('_n')}_filtered_n", f"{shown}, class right", ""),
+        )
+    ]
     filled = {title: [row for row in rows if any(row["values"])] for title, rows in sections.items()}
     return [{"title": title, "rows": rows} for title, rows in filled.items() if rows]
 
@@ -158,7 +181,7 @@ def _metric_row(
 
 
 def _figure(name: str, value: float) -> str:
-    if name in _COUNTS:
+    if name == "n" or name.endswith("_n"):
         return f"{value:.0f}"
     return f"{value:.2f}" if name.removesuffix("_filtered") in _NOT_SHARES else percent(value)
 

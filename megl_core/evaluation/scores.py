@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 from megl_core.config import EvaluationConfig
+from megl_core.evaluation.cues import Cue
+from megl_core.evaluation.judges import TEXT_MODELS
 from megl_core.evaluation.predict import Prediction
 from megl_core.metrics import classification, text
+from megl_core.metrics.meteor import Meteor
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,26 @@ def score_split(
     labels: Sequence[str],
     config: EvaluationConfig,
     by_id: Mapping[str, Prediction],
+    cue: Cue | None = None,
+    meteor: Meteor | None = None,
 ) -> SplitScores:
-    """The scores of a split's predictions; `by_id` holds those of all splits, where twins are found."""
+    """The scores of a split's predictions.
+
+    Args:
+        predictions: one at least.
+        labels: the model's.
+        by_id: predictions of all splits, where twins are found.
+        cue: the data's spurious cue.
+        meteor: scores rationales too.
+    """
     true = np.array([prediction.label for prediction in predictions], dtype=np.int64)
     predicted = np.array([prediction.predicted for prediction in predictions], dtype=np.int64)
     confusion = classification.confusion_matrix(true, predicted, len(labels))
     groups = _groups(predictions, labels, config)
-    texts, slots = _text_scores(predictions)
+    texts, slots = _text_scores(predictions, config, meteor)
     metrics = _class_scores(predictions, confusion) | _saliency_scores(predictions) | texts
-    metrics |= _cue_flip_scores(predictions, by_id)
+    if cue is not None:
+        metrics |= _cue_scores(predictions, labels, cue) | _cue_flip_scores(predictions, by_id, cue.column)
     if groups:
         metrics["worst_group_accuracy"] = groups[0]["accuracy"]
     return SplitScores(
@@ -56,13 +70,31 @@ def score_split(
     )
 
 
-def _cue_flip_scores(predictions: Sequence[Prediction], by_id: Mapping[str, Prediction]) -> dict[str, float]:
+def _cue_scores(predictions: Sequence[Prediction], labels: Sequence[str], cue: Cue) -> dict[str, float]:
+    """Accuracy and n of the samples whose cue goes with their label, and of those whose cue does not."""
+    known = [
+        (prediction, cue.aligned[labels[prediction.label]] == str(prediction.extra[cue.column]))
+        for prediction in predictions
+        if prediction.extra.get(cue.column) is not None and labels[prediction.label] in cue.aligned
+    ]
+    correct = np.array([prediction.correct for prediction, _ in known], dtype=np.bool_)
+    sides = classification.group_accuracy(correct, [aligned for _, aligned in known])
+    scores: dict[str, float] = {}
+    for name, side in (("aligned", True), ("conflicting", False)):
+        if side in sides:
+            scores[f"{name}_accuracy"], scores[f"{name}_n"] = sides[side]
+    return scores
+
+
+def _cue_flip_scores(
+    predictions: Sequence[Prediction], by_id: Mapping[str, Prediction], column: str
+) -> dict[str, float]:
     """`cue_flip_rate` and its n over the samples whose twin was evaluated too and carries another cue."""
     pairs = [
         (prediction.predicted, by_id[twin].predicted)
         for prediction in predictions
         if isinstance(twin := prediction.extra.get("twin"), str) and twin in by_id
-        if _cues_differ(prediction.extra, by_id[twin].extra)
+        if _differ(prediction.extra.get(column), by_id[twin].extra.get(column))
     ]
     if not pairs:
         return {}
@@ -70,9 +102,8 @@ def _cue_flip_scores(predictions: Sequence[Prediction], by_id: Mapping[str, Pred
     return {"cue_flip_rate": classification.cue_flip_rate(first, second), "cue_flip_n": len(pairs)}
 
 
-def _cues_differ(extra: Mapping[str, Any], twin: Mapping[str, Any]) -> bool:
-    cue, other = extra.get("cue_class"), twin.get("cue_class")
-    return cue is not None and other is not None and cue != other
+def _differ(cue: Any, twin: Any) -> bool:
+    return cue is not None and twin is not None and cue != twin
 
 
 def _class_scores(predictions: Sequence[Prediction], confusion: Any) -> dict[str, float]:
@@ -136,14 +167,21 @@ def _saliency_scores(predictions: Sequence[Prediction]) -> dict[str, float]:
     cues = [prediction.energy_in_cue for prediction in predictions if prediction.energy_in_cue is not None]
     if cues:
         scores |= {"energy_in_cue": _mean(cues), "cues_n": len(cues)}
+    tried = [prediction.faithfulness for prediction in predictions if prediction.faithfulness is not None]
+    if tried:
+        scores |= {name: _mean([row[name] for row in tried]) for name in tried[0]}
+        scores["faithfulness_n"] = len(tried)
     return scores
 
 
-def _text_scores(predictions: Sequence[Prediction]) -> tuple[dict[str, float], dict[str, float]]:
+def _text_scores(
+    predictions: Sequence[Prediction], config: EvaluationConfig, meteor: Meteor | None
+) -> tuple[dict[str, float], dict[str, float]]:
     """Text metrics over all rationales, `..._filtered` over those with the right class; and slots by name."""
     written = [prediction for prediction in predictions if prediction.rationale is not None]
-    scores, slots = _score_rationales(written)
-    filtered, _ = _score_rationales([prediction for prediction in written if prediction.correct])
+    right = [prediction for prediction in written if prediction.correct]
+    scores, slots = _score_rationales(written, config, meteor)
+    filtered, _ = _score_rationales(right, config, meteor)
     return scores | {_filtered(name): value for name, value in filtered.items()}, slots
 
 
@@ -151,7 +189,9 @@ def _filtered(name: str) -> str:
     return f"{name.removesuffix('_n')}_filtered_n" if name.endswith("_n") else f"{name}_filtered"
 
 
-def _score_rationales(written: Sequence[Prediction]) -> tuple[dict[str, float], dict[str, float]]:
+def _score_rationales(
+    written: Sequence[Prediction], config: EvaluationConfig, meteor: Meteor | None
+) -> tuple[dict[str, float], dict[str, float]]:
     scores: dict[str, float] = {}
     referenced = [prediction for prediction in written if prediction.references]
     if referenced:
@@ -161,22 +201,30 @@ def _score_rationales(written: Sequence[Prediction]) -> tuple[dict[str, float], 
             scores[f"bleu{order}"] = value
         scores["rouge_l"] = text.rouge_l(rationales, references)
         scores["cider"] = text.cider(rationales, references)
+        if meteor is not None:
+            scores["meteor"] = meteor.score(rationales, references)
         scores["rationale_n"] = len(referenced)
-    slotted = [prediction for prediction in written if _slots(prediction.extra)]
-    slots = text.slot_accuracy(
-        [prediction.rationale or "" for prediction in slotted],
-        [_slots(prediction.extra) for prediction in slotted],
-    )
+    for name in TEXT_MODELS:
+        judged = [prediction.text_scores[name] for prediction in written if name in prediction.text_scores]
+        if judged:
+            scores |= {name: _mean(judged), f"{name}_n": len(judged)}
+    told = [(prediction.rationale or "", _slots(prediction, config)) for prediction in written]
+    told = [(rationale, values) for rationale, values in told if values]
+    slots = text.slot_accuracy([rationale for rationale, _ in told], [values for _, values in told])
     if slots:
-        scores |= {"slot_accuracy": _mean(list(slots.values())), "slot_n": len(slotted)}
+        scores |= {"slot_accuracy": _mean(list(slots.values())), "slot_n": len(told)}
     return scores, slots
 
 
-def _slots(extra: Mapping[str, Any]) -> dict[str, str]:
-    slots = extra.get("slots")
-    if not isinstance(slots, dict):
-        return {}
-    return {str(name): value for name, value in slots.items() if isinstance(value, str)}
+def _slots(prediction: Prediction, config: EvaluationConfig) -> dict[str, str]:
+    """The facts that a rationale should tell: of the column `slots`, and what the references agree on."""
+    named = {
+        name: text.common_phrase(prediction.references, phrases)
+        for name, phrases in config.slot_phrases.items()
+    }
+    column = prediction.extra.get("slots")
+    values = named | (column if isinstance(column, dict) else {})
+    return {str(name): value for name, value in values.items() if isinstance(value, str)}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -3,7 +3,7 @@
 N samples, C classes. Where a value has no meaning (recall of a class that never occurs) it is NaN.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
 Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value", bound=Hashable)
 
 
 def accuracy(labels: Ints, predictions: Ints) -> float:
@@ -117,6 +118,30 @@ def worst_group(accuracies: dict[Key, tuple[float, int]]) -> tuple[Key, float] |
         return None
     worst = min(accuracies, key=lambda group: accuracies[group][0])
     return worst, accuracies[worst][0]
+
+
+def aligned_values(labels: Sequence[Key], values: Sequence[Value]) -> dict[Key, Value]:
+    """For each label the value of a cue that goes with it: the most over-represented one.
+
+    That is the value whose share among the label's samples exceeds its mean share over all labels by
+    most; of several the one seen first. `labels` and `values` (N,) belong to the training samples.
+    """
+    counts: dict[Key, Counter[Value]] = defaultdict(Counter)
+    for label, value in zip(labels, values, strict=True):
+        counts[label][value] += 1
+    shares = {
+        label: {value: count / seen.total() for value, count in seen.items()}
+        for label, seen in counts.items()
+    }
+    excess = {
+        label: {value: share - _mean_share(shares, value) for value, share in own.items()}
+        for label, own in shares.items()
+    }
+    return {label: max(own, key=own.__getitem__) for label, own in excess.items()}
+
+
+def _mean_share(shares: dict[Key, dict[Value, float]], value: Value) -> float:
+    return sum(own.get(value, 0.0) for own in shares.values()) / len(shares)
 
 
 def cue_flip_rate(predictions: Ints, twin_predictions: Ints) -> float:

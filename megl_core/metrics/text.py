@@ -5,17 +5,22 @@ reference at least. Formulas follow the papers and the public caption evaluation
 (pycocoevalcap); words are those of `tokenise`.
 """
 
+import functools
 import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 Ngram = tuple[str, ...]
+Orders = tuple[Counter[Ngram], ...]
 
 _WORD = re.compile(r"\w+")
 _MAX_ORDER = 4
 _ROUGE_BETA = 1.2
 _CIDER_SIGMA = 6.0
+_REMEMBERED = (
+    8192  # sentences: the same ones are scored for several metrics, and with all classes or right ones
+)
 
 
 def tokenise(text: str) -> list[str]:
@@ -26,7 +31,7 @@ def tokenise(text: str) -> list[str]:
 def bleu(
     candidates: Sequence[str], references: Sequence[Sequence[str]], max_order: int = _MAX_ORDER
 ) -> list[float]:
-    """Corpus BLEU-1 to BLEU-`max_order`, each in [0, 1] (Papineni et al., ACL 2002).
+    """Corpus BLEU-1 to BLEU-`max_order` (4 at most), each in [0, 1] (Papineni et al., ACL 2002).
 
     BLEU-n = BP * (p_1 ... p_n)^(1/n), p_k the share of candidate k-grams that also occur in a
     reference, each counted at most as often as in the reference that has it most often; BP =
@@ -36,18 +41,18 @@ def bleu(
     matched, total = [0] * max_order, [0] * max_order
     candidate_length = reference_length = 0
     for candidate, sentences in zip(candidates, references, strict=True):
-        words = tokenise(candidate)
-        reference_words = [tokenise(sentence) for sentence in sentences]
-        candidate_length += len(words)
-        lengths = [len(reference) for reference in reference_words]
-        reference_length += min(lengths, key=lambda length: (abs(length - len(words)), length))
-        for order in range(1, max_order + 1):
-            counts = _ngrams(words, order)
+        counts = _ngrams(candidate)
+        reference_counts = [_ngrams(sentence) for sentence in sentences]
+        length = counts[0].total()
+        candidate_length += length
+        lengths = [words.total() for words, *_ in reference_counts]
+        reference_length += min(lengths, key=lambda other: (abs(other - length), other))
+        for order in range(max_order):
             ceiling: Counter[Ngram] = Counter()
-            for reference in reference_words:
-                ceiling |= _ngrams(reference, order)
-            matched[order - 1] += (counts & ceiling).total()
-            total[order - 1] += counts.total()
+            for reference in reference_counts:
+                ceiling |= reference[order]
+            matched[order] += (counts[order] & ceiling).total()
+            total[order] += counts[order].total()
     penalty = math.exp(min(0.0, 1.0 - reference_length / candidate_length)) if candidate_length else 0.0
     precisions = [hits / max(count, 1) for hits, count in zip(matched, total, strict=True)]
     return [penalty * math.prod(precisions[:order]) ** (1.0 / order) for order in range(1, max_order + 1)]
@@ -59,11 +64,15 @@ def rouge_l(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> f
     F = (1 + beta^2) P R / (R + beta^2 P), P and R the longest common subsequence over the
     candidate's and the reference's length, each the best over the references.
     """
-    scores = [_rouge_l(*pair) for pair in zip(candidates, references, strict=True)]
+    scores = [
+        _rouge_l(candidate, tuple(sentences))
+        for candidate, sentences in zip(candidates, references, strict=True)
+    ]
     return sum(scores) / len(scores) if scores else float("nan")
 
 
-def _rouge_l(candidate: str, references: Sequence[str]) -> float:
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _rouge_l(candidate: str, references: tuple[str, ...]) -> float:
     words = tokenise(candidate)
     precision = recall = 0.0
     for reference in references:
@@ -97,32 +106,30 @@ def cider(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> flo
     """
     if not candidates:
         return float("nan")
-    reference_counts = [[_all_ngrams(text) for text in texts] for texts in references]
+    reference_counts = [[_ngrams(text) for text in texts] for texts in references]
     frequency: Counter[Ngram] = Counter()
     for counts in reference_counts:
-        frequency.update(set().union(*counts))
+        frequency.update(set().union(*(order for orders in counts for order in orders)))
+    rarity = {ngram: math.log(len(candidates) / count) for ngram, count in frequency.items()}
+    unseen = math.log(len(candidates))
     scores = [
-        _cider_d(_all_ngrams(candidate), counts, frequency, len(candidates))
+        _cider_d(_ngrams(candidate), counts, rarity, unseen)
         for candidate, counts in zip(candidates, reference_counts, strict=True)
     ]
     return sum(scores) / len(scores)
 
 
-def _cider_d(
-    candidate: Counter[Ngram], references: list[Counter[Ngram]], frequency: Counter[Ngram], num_documents: int
-) -> float:
-    def weigh(counts: Counter[Ngram]) -> list[dict[Ngram, float]]:
-        orders: list[dict[Ngram, float]] = [{} for _ in range(_MAX_ORDER)]
-        for ngram, count in counts.items():
-            rarity = math.log(num_documents) - math.log(max(frequency[ngram], 1))
-            orders[len(ngram) - 1][ngram] = count * rarity
-        return orders
+def _cider_d(candidate: Orders, references: list[Orders], rarity: dict[Ngram, float], unseen: float) -> float:
+    def weigh(orders: Orders) -> list[dict[Ngram, float]]:
+        return [
+            {ngram: count * rarity.get(ngram, unseen) for ngram, count in order.items()} for order in orders
+        ]
 
     weighed = weigh(candidate)
     score = 0.0
     for reference in references:
         # the public code measures length in bigrams, one less than in words
-        difference = _num_bigrams(candidate) - _num_bigrams(reference)
+        difference = candidate[1].total() - reference[1].total()
         damping = math.exp(-(difference**2) / (2 * _CIDER_SIGMA**2))
         cosines = (_clipped_cosine(*pair) for pair in zip(weighed, weigh(reference), strict=True))
         score += damping * sum(cosines) / _MAX_ORDER
@@ -137,20 +144,14 @@ def _clipped_cosine(candidate: dict[Ngram, float], reference: dict[Ngram, float]
     return sum(min(candidate[ngram], reference[ngram]) * reference[ngram] for ngram in shared) / norms
 
 
-def _all_ngrams(text: str) -> Counter[Ngram]:
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _ngrams(text: str) -> Orders:
+    """How often a text says each n-gram, for orders 1 to 4."""
     words = tokenise(text)
-    counts: Counter[Ngram] = Counter()
-    for order in range(1, _MAX_ORDER + 1):
-        counts += _ngrams(words, order)
-    return counts
-
-
-def _num_bigrams(counts: Counter[Ngram]) -> int:
-    return sum(count for ngram, count in counts.items() if len(ngram) == 2)
-
-
-def _ngrams(words: Sequence[str], order: int) -> Counter[Ngram]:
-    return Counter(tuple(words[start : start + order]) for start in range(len(words) - order + 1))
+    return tuple(
+        Counter(tuple(words[start : start + order]) for start in range(len(words) - order + 1))
+        for order in range(1, _MAX_ORDER + 1)
+    )
 
 
 def slot_accuracy(texts: Sequence[str], slots: Sequence[Mapping[str, str]]) -> dict[str, float]:
@@ -164,6 +165,13 @@ def slot_accuracy(texts: Sequence[str], slots: Sequence[Mapping[str, str]]) -> d
         for name, value in values.items():
             said[name].append(_says(words, tokenise(value)))
     return {name: sum(hits) / len(hits) for name, hits in said.items()}
+
+
+def common_phrase(texts: Sequence[str], phrases: Sequence[str]) -> str | None:
+    """The one phrase that every text says; None where there is none, or more than one."""
+    sentences = [tokenise(text) for text in texts]
+    said = [phrase for phrase in phrases if all(_says(words, tokenise(phrase)) for words in sentences)]
+    return said[0] if sentences and len(said) == 1 else None
 
 
 def _says(words: list[str], value: list[str]) -> bool:

@@ -1,14 +1,29 @@
 """L_dist: maps of images without a mask should be distributed like the masks of the others.
 
-The sorted values of a map say how large and how peaked it is and nothing of where it looks, so the term
-constrains images whose mask nobody drew.
+| kind | what is compared | what it says |
+|---|---|---|
+| `marginal` | mean sorted curves | how large and how peaked maps are, and nothing of where they look |
+| `class` | the same for each class | as `marginal`, where the classes' objects differ in size |
+| `spatial` | mean maps | where maps look on average, for data whose objects have a usual place |
+
+U are the samples of the global batch without a mask. Every process computes the same value.
 """
+
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from megl_core.models.saliency import display_form
+from megl_core.config import ConsistencyKind
+from megl_core.models.saliency import display_form, energy_form
 from megl_core.objectives.reduce import global_sum
+
+PSEUDO_COUNT = 8.0
+"""A class counts as if it had so many masks more, with the curve of all classes."""
+FLOOR = 0.01
+"""Uniform share that is added to mean maps, so that their logarithms exist."""
+
+ConsistencyLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def sorted_curve(maps: Tensor) -> Tensor:
@@ -16,19 +31,99 @@ def sorted_curve(maps: Tensor) -> Tensor:
     return display_form(maps).flatten(1).sort(dim=1, descending=True).values
 
 
-def distribution_loss(saliency: Tensor, unannotated: Tensor, reference: Tensor) -> Tensor:
-    """mean_k |mean_{i in U} q_ik - Q_k| over the global batch; the same value on every process.
+def marginal_loss(
+    saliency: Tensor,
+    unannotated: Tensor,
+    labels: Tensor,  # noqa: ARG001 (the kinds share one signature)
+    reference: Tensor,
+) -> Tensor:
+    """mean_k |mean_{i in U} q_ik - Q_k| for sorted curves q.
 
     Args:
         saliency: (B, h, w) raw maps.
-        unannotated: (B,) 1 where the sample has no mask (it is in U), else 0.
+        unannotated: (B,) 1 where the sample is in U, else 0.
+        labels: (B,) class indices.
         reference: (P,) Q, the mean sorted curve of the annotated training masks.
 
     Returns:
         A scalar; zero with zero gradients where U is empty on all processes.
     """
-    member = unannotated.to(saliency.dtype)
-    total = global_sum((sorted_curve(saliency) * member[:, None]).sum(dim=0))
-    count = global_sum(member.sum().detach())
-    distance = (total / count.clamp(min=1) - reference).abs().mean()
-    return torch.where(count > 0, distance, total.sum() * 0.0)
+    mean, count = _mean(sorted_curve(saliency), unannotated)
+    distance = (mean - reference).abs().mean()
+    return torch.where(count > 0, distance, mean.sum() * 0.0)
+
+
+def class_loss(saliency: Tensor, unannotated: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
+    """sum_c |U_c| / |U| mean_k |mean_{i in U_c} q_ik - Q_ck|, U_c being those of class c in U.
+
+    Args and returns as `marginal_loss`, except that the reference is (C, P), a curve for each class.
+    """
+    classes = torch.arange(len(reference), device=labels.device)
+    member = (labels[:, None] == classes) & unannotated.bool()[:, None]
+    share = member.to(saliency.dtype)
+    totals = global_sum(share.T @ sorted_curve(saliency))
+    counts = global_sum(share.sum(dim=0))
+    distances = (totals / counts.clamp(min=1)[:, None] - reference).abs().mean(dim=1)
+    return (counts * distances).sum() / counts.sum().clamp(min=1)
+
+
+def spatial_loss(
+    saliency: Tensor,
+    unannotated: Tensor,
+    labels: Tensor,  # noqa: ARG001
+    reference: Tensor,
+) -> Tensor:
+    """KL(p || r) of p, the mean energy form over U, from r, that of the annotated training masks.
+
+    Args and returns as `marginal_loss`, except that the reference is r (P,), positive and summing to 1.
+    """
+    mean, count = _mean(energy_form(saliency).flatten(1), unannotated)
+    share = _distribution(mean)
+    divergence = (share * (share / reference).log()).sum()
+    return torch.where(count > 0, divergence, mean.sum() * 0.0)
+
+
+CONSISTENCIES: Mapping[ConsistencyKind, ConsistencyLoss] = {
+    "marginal": marginal_loss,
+    "class": class_loss,
+    "spatial": spatial_loss,
+}
+
+
+def reference_statistics(kind: ConsistencyKind, cells: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """What a kind compares with, from the annotated training masks.
+
+    A class of n masks has the curve (n mean_c + 8 Q) / (n + 8): with few masks it is about that of all.
+
+    Args:
+        kind: which loss it is for.
+        cells: (N, h, w) in [0, 1], the marked share of each cell, N > 0.
+        labels: (N,) class indices.
+        num_classes: C.
+
+    Returns:
+        Q (P,) for `marginal`, (C, P) for `class`, r (P,) for `spatial`.
+    """
+    if kind == "spatial":
+        return _distribution(energy_form(cells).flatten(1).mean(dim=0))
+    curves = sorted_curve(cells)
+    marginal = curves.mean(dim=0)
+    if kind == "marginal":
+        return marginal
+    totals = torch.zeros(num_classes, curves.shape[1]).index_add(0, labels, curves)
+    counts = labels.bincount(minlength=num_classes)[:, None]
+    return (totals + PSEUDO_COUNT * marginal) / (counts + PSEUDO_COUNT)
+
+
+def _mean(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of the kept rows over all processes, zero where there are none, and their number."""
+    keep = keep.to(values.dtype)
+    total = global_sum((values * keep[:, None]).sum(dim=0))
+    count = global_sum(keep.sum().detach())
+    return total / count.clamp(min=1), count
+
+
+def _distribution(mean: Tensor) -> Tensor:
+    """A mean map (P,) as positive shares that sum to 1."""
+    share = mean + FLOOR / len(mean)
+    return share / share.sum()

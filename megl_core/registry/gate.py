@@ -10,7 +10,7 @@ from megl_core.config import GateConfig, GateRule
 from megl_core.errors import DataError, GateError
 from megl_core.files import read_json, sha256_file
 
-LOWER_IS_BETTER = frozenset({"ece", "cue_flip_rate", "energy_in_cue"})
+LOWER_IS_BETTER = frozenset({"ece", "cue_flip_rate", "energy_in_cue", "deletion_auc", "sufficiency"})
 _ROUNDING = 1e-9  # 0.94 passes "no more than 0.01 below 0.95"
 
 

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from megl_core.errors import DataError
 from megl_core.files import atomic_directory, read_json, write_json
+from megl_core.models.weights import load_tensors, unique_tensors
 
 _PREFIX = "step-"
 
@@ -34,8 +35,7 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint atomically and remove all but the newest `keep`."""
     with atomic_directory(folder / f"{_PREFIX}{step:08d}", marker="state.json") as target:
-        weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-        save_file(weights, target / "model.safetensors")
+        save_file(unique_tensors(model), target / "model.safetensors")
         save_file(_optimizer_tensors(optimizer), target / "optimizer.safetensors")
         write_json(target / "state.json", {"step": step, "history": history})
     for old in _folders(folder)[:-keep]:
@@ -63,7 +63,7 @@ def restore(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> tuple[i
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = tensor
-    model.load_state_dict(weights)
+    load_tensors(model, weights)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return saved["step"], saved["history"]
 

@@ -22,7 +22,6 @@ from megl_core.config import ModelConfig, ObjectiveConfig, TrainConfig
 from megl_core.data.loading import Batch
 from megl_core.errors import DataError, MeglError
 from megl_core.files import atomic_directory, sha256_tree, write_json
-from megl_core.models.grounding import leak_at
 from megl_core.objectives.objective import Targets
 from megl_core.objectives.reduce import reported_mean
 from megl_core.progress import Bar, Reporter, SilentReporter, get_reporter
@@ -114,7 +113,7 @@ class Run:
         self.checkpoints = checkpoints
         self.reporter = reporter if process.is_main else SilentReporter()
         self.tracker = tracker if process.is_main else None
-        self.model = parts.model
+        self.trained = parts.step
         self.optimizer = parts.optimizer
         self.steps_per_epoch = parts.batches.sampler.steps_per_epoch
         self.history: list[Row] = []
@@ -129,7 +128,7 @@ class Run:
         """Go on from the newest checkpoint of this very run that can be read, if there is one."""
         for folder in newest_first(self.checkpoints):
             try:
-                self.step, self.history = restore(folder, self.model, self.optimizer)
+                self.step, self.history = restore(folder, self.trained, self.optimizer)
             except DataError as error:
                 self.reporter.message(f"{error.what}; trying the checkpoint before it")
                 continue
@@ -144,9 +143,9 @@ class Run:
 
     def fit(self) -> None:
         """Train until the last step, a checkpoint every few epochs."""
-        model: nn.Module = self.model
+        module: nn.Module = self.trained
         if self.process.world > 1:
-            model = DistributedDataParallel(self.model)
+            module = DistributedDataParallel(self.trained)
         if self.tracker is not None:
             self.tracker.log_params(self.settings.to_json())
         for row in self.history:  # of a resumed run: its curves are whole wherever they are logged
@@ -154,7 +153,7 @@ class Run:
         with self.reporter.bar("training", self.total_steps) as bar:
             bar.advance(self.step)
             while self.step < self.total_steps:
-                row = self._epoch(model, bar)
+                row = self._epoch(module, bar)
                 self.history.append(row)
                 self._log(row)
                 self._checkpoint()
@@ -165,10 +164,11 @@ class Run:
         Nothing in the folder tells of time or place: the same run gives the same digest again.
         """
         with atomic_directory(output, marker=TRAINING_FILE) as folder:
-            self.model.save(folder)
+            self.trained.model.save(folder)
             write_json(
                 folder / TRAINING_FILE,
                 {
+                    "checkpoints": self.parts.checkpoints,
                     "config": self.settings.to_json(),
                     "data_digest": self.parts.data_digest,
                     "history": self.history,
@@ -182,14 +182,14 @@ class Run:
             self.checkpoints.parent.rmdir()
         return TrainResult(output, sha256_tree(output), self.history[-1])
 
-    def _epoch(self, model: nn.Module, bar: Bar) -> Row:
+    def _epoch(self, module: nn.Module, bar: Bar) -> Row:
         started = time.monotonic()
         first = self.step
         last = min(self.total_steps, (first // self.steps_per_epoch + 1) * self.steps_per_epoch)
         sums: dict[str, Tensor] = {}
-        model.train()
+        module.train()
         for batch in self.parts.batches.between(first, last):
-            terms = self._train_step(model, batch)
+            terms = self._train_step(module, batch)
             self.step += 1
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach()
@@ -201,29 +201,27 @@ class Run:
             "epoch": last // self.steps_per_epoch,
             "step": last,
             **means,
-            "learning_rate": self._learning_rate(last - 1),
+            "learning_rate": self._learning_rate(last - 1, self.config.learning_rate),
             **self._validate(),
         }
 
-    def _train_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def _train_step(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         device = self.process.device
         # Dropout differs from step to step and from process to process, and is the same after a resume.
         torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 4099 + self.process.rank)
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(self.step)
+            group["lr"] = self._learning_rate(self.step, group["initial_lr"])
         targets = Targets(
             batch.labels.to(device),
             batch.masks.to(device),
             batch.has_mask.to(device),
             batch.tokens.to(device),
+            None if batch.regions is None else batch.regions.to(device),
         )
-        reads = targets.tokens[:, :-1] if self.model.can_write else None
-        leak = leak_at(self.settings.model.grounding, self.step / self.total_steps)
-        output = model(batch.images.to(device), targets.labels, reads, leak)
-        terms: dict[str, Tensor] = self.parts.objective(output, targets)
+        terms: dict[str, Tensor] = module(batch.images.to(device), targets, self.step / self.total_steps)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(model.parameters(), self.config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.clip_norm)
         if not torch.isfinite(norm):
             raise MeglError(
                 f"the gradient is not finite at step {self.step}",
@@ -233,8 +231,8 @@ class Run:
         self.optimizer.step()
         return terms
 
-    def _learning_rate(self, step: int) -> float:
-        return one_cycle(step, self.total_steps, self.config.learning_rate, self.config.warmup)
+    def _learning_rate(self, step: int, peak: float) -> float:
+        return one_cycle(step, self.total_steps, peak, self.config.warmup)
 
     def _shown(self, sums: dict[str, Tensor], first: int, started: float) -> dict[str, float]:
         done = self.step - first
@@ -250,7 +248,7 @@ class Run:
     def _validate(self) -> Row:
         if self.parts.validation is None or not self.process.is_main:
             return {}
-        return check_progress(self.model, self.parts.validation)
+        return check_progress(self.trained.model, self.parts.validation)
 
     def _log(self, row: Row) -> None:
         if self.tracker is not None:
@@ -264,7 +262,7 @@ class Run:
         if self.process.is_main and epoch % self.config.checkpoint_every == 0:
             save_checkpoint(
                 self.checkpoints,
-                self.model,
+                self.trained,
                 self.optimizer,
                 step=self.step,
                 history=self.history,

@@ -4,21 +4,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from megl_core.config import ModelConfig, ObjectiveConfig, TrainConfig
+from megl_core.config import ConsistencyKind, ModelConfig, ObjectiveConfig, TrainConfig
 from megl_core.data.contract import TRAIN, VAL
 from megl_core.data.loading import PixelStore, TrainingBatches
 from megl_core.data.packed import PackedDataset, read_info
+from megl_core.data.regions import learned_regions, lexicon_regions
 from megl_core.data.sampling import QuotaSampler
-from megl_core.data.tokenizer import WordTokenizer
+from megl_core.data.tokenizer import Tokenizer, WordTokenizer
 from megl_core.errors import ConfigError, DataError
 from megl_core.files import sha256_json
+from megl_core.models.checkpoints import checkpoint_digest
 from megl_core.models.megl import MEGL
-from megl_core.objectives.objective import Objective, reference_curve
+from megl_core.objectives.consistency import reference_statistics
+from megl_core.objectives.masks import pool_masks
+from megl_core.objectives.objective import Objective
 from megl_core.training.distributed import Process
+from megl_core.training.step import TrainingStep
 
 
 @dataclass(frozen=True)
@@ -38,15 +44,16 @@ class Parts:
     """A run before its first step.
 
     Attributes:
+        checkpoints: SHA-256 of the pretrained parts, by `backbone` and `decoder`.
         fingerprint: SHA-256 over all that decides the result; the same run has the same one.
         validation: pixels of the split `val`; None where the data has none.
     """
 
     data_digest: str
+    checkpoints: dict[str, str]
     fingerprint: str
-    model: MEGL
+    step: TrainingStep
     batches: TrainingBatches
-    objective: Objective
     optimizer: AdamW
     validation: PixelStore | None
 
@@ -63,24 +70,32 @@ def build(data: Path, settings: Settings, process: Process, code: str) -> Parts:
     rows = PackedDataset(data, TRAIN)
     _check_batch(len(rows), config.batch_size, process.world, data)
     torch.manual_seed(config.seed)
-    tokenizer = _learn_tokenizer(rows, settings)
+    tokenizer = _tokenizer(rows, settings)
     model = MEGL(settings.model, info.labels, tokenizer).to(process.device)
+    pixels = PixelStore(rows, model.image_size, cache=config.cache_images)
+    cells = _annotated_cells(pixels, model.map_size)
     batches = TrainingBatches(
-        rows,
+        pixels,
         QuotaSampler(rows.annotated, config.batch_size, config.annotated_quota, config.seed),
         tokenizer,
-        size=settings.model.image_size,
         max_tokens=settings.model.decoder.max_tokens,
         max_shift=config.max_shift,
-        cache=config.cache_images,
         seed=config.seed,
+        regions=_regions(rows, settings.objective, cells, model.map_size),
+        mix=config.mix_backgrounds,
         rank=process.rank,
         world=process.world,
     )
+    reference = _reference(rows, settings.objective.consistency_kind, cells, len(info.labels))
+    objective = Objective(settings.objective, reference, model.image_size // model.map_size)
+    step = TrainingStep(model, objective).to(process.device)
+    checkpoints = _checkpoint_digests(settings.model)
     return Parts(
         data_digest=info.digest,
+        checkpoints=checkpoints,
         fingerprint=sha256_json(
             {
+                "checkpoints": checkpoints,
                 "code": code,
                 "data": info.digest,
                 "labels": info.labels,
@@ -88,16 +103,20 @@ def build(data: Path, settings: Settings, process: Process, code: str) -> Parts:
                 **settings.to_json(),
             }
         ),
-        model=model,
+        step=step,
         batches=batches,
-        objective=Objective(settings.objective, _reference(batches, model.map_size)).to(process.device),
-        optimizer=AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay),
-        validation=_validation(data, settings) if VAL in info.splits else None,
+        optimizer=_optimizer(step, config),
+        validation=_validation(data, model.image_size, config.cache_images) if VAL in info.splits else None,
     )
 
 
-def _validation(data: Path, settings: Settings) -> PixelStore:
-    return PixelStore(PackedDataset(data, VAL), settings.model.image_size, cache=settings.train.cache_images)
+def _validation(data: Path, size: int, cache: bool) -> PixelStore:
+    return PixelStore(PackedDataset(data, VAL), size, cache=cache)
+
+
+def _checkpoint_digests(config: ModelConfig) -> dict[str, str]:
+    paths = {"backbone": config.backbone.path, "decoder": config.decoder.path}
+    return {part: checkpoint_digest(path) for part, path in paths.items() if path is not None}
 
 
 def _check_batch(num_rows: int, batch_size: int, world: int, data: Path) -> None:
@@ -114,16 +133,59 @@ def _check_batch(num_rows: int, batch_size: int, world: int, data: Path) -> None
         )
 
 
-def _learn_tokenizer(data: PackedDataset, settings: Settings) -> WordTokenizer | None:
-    """The vocabulary of the training rationales; None where none are wanted or there are none."""
-    if settings.model.decoder.name == "none" or settings.objective.text == 0:
+def _tokenizer(data: PackedDataset, settings: Settings) -> Tokenizer | None:
+    """The checkpoint's, or one of the training rationales' words; None where no text is wanted or at hand."""
+    config = settings.model.decoder
+    if config.name == "none" or settings.objective.text == 0:
         return None
     texts = [text for index in range(len(data)) for text in data[index].explanations]
-    return WordTokenizer.learn(texts, settings.model.decoder.min_word_count) if texts else None
+    if not texts:
+        return None
+    if config.path is None:
+        return WordTokenizer.learn(texts, config.min_word_count)
+    from megl_core.models.language import read_tokenizer
+
+    return read_tokenizer(config.path)
 
 
-def _reference(batches: TrainingBatches, map_size: int) -> Tensor | None:
-    """Q of the training masks; None where there is no mask."""
-    annotated = batches.data.annotated.nonzero()[0]
-    masks = [batches.pixels.get(int(index))[1] for index in annotated]
-    return reference_curve(torch.stack(masks), map_size) if masks else None
+def _annotated_cells(pixels: PixelStore, side: int) -> Tensor:
+    """(M, side, side) in [0, 1]: the training masks at map resolution, in the order of their rows."""
+    annotated = np.flatnonzero(pixels.data.annotated).tolist()
+    cells = [pool_masks(pixels.get(index)[1][None] / 255, side) for index in annotated]
+    return torch.cat(cells) if cells else torch.zeros(0, side, side)
+
+
+def _reference(rows: PackedDataset, kind: ConsistencyKind, cells: Tensor, num_classes: int) -> Tensor | None:
+    """The statistics of the training masks; None where there is no mask."""
+    if not len(cells):
+        return None
+    labels = torch.tensor([rows[index].label for index in np.flatnonzero(rows.annotated).tolist()])
+    return reference_statistics(kind, cells, labels, num_classes)
+
+
+def _regions(rows: PackedDataset, config: ObjectiveConfig, cells: Tensor, side: int) -> Tensor | None:
+    """Where the rationales say that the objects are; None where that is not asked for or cannot be known."""
+    texts = [rows[index].explanations for index in range(len(rows))]
+    if config.region == 0 or not any(texts):
+        return None
+    if config.region_source == "lexicon":
+        return lexicon_regions(texts, side)
+    annotated = np.flatnonzero(rows.annotated).tolist()
+    if not any(texts[index] for index in annotated):
+        return None
+    return learned_regions(texts, annotated, cells, config.region_mass)
+
+
+def _optimizer(step: TrainingStep, config: TrainConfig) -> AdamW:
+    """AdamW over what is trained; `initial_lr` of a group is the peak of its schedule."""
+    rates = [config.learning_rate, config.decoder_learning_rate or config.learning_rate]
+    groups: list[list[Tensor]] = [[], []]
+    for name, parameter in step.named_parameters():
+        if parameter.requires_grad:
+            differs = config.decoder_learning_rate is not None and name.startswith("model.decoder.")
+            groups[differs].append(parameter)
+    return AdamW(
+        [{"params": group, "initial_lr": rate} for group, rate in zip(groups, rates, strict=True) if group],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+    )

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from megl_core.files import read_json
 from megl_core.models.megl import MEGL
+from megl_core.objectives.alignment import ALIGNMENTS
+from megl_core.objectives.consistency import CONSISTENCIES
 
 SCRIPT = """
 import os, sys
@@ -20,10 +23,13 @@ from torch.nn.parallel import DistributedDataParallel
 from safetensors.torch import save_file
 
 from megl_core.config import BackboneConfig, DecoderConfig, ModelConfig, ObjectiveConfig
-from megl_core.data.tokenizer import WordTokenizer
+from megl_core.data.tokenizer import IGNORE, WordTokenizer
 from megl_core.models.megl import MEGL
+from megl_core.objectives.alignment import ALIGNMENTS
+from megl_core.objectives.consistency import CONSISTENCIES, reference_statistics
 from megl_core.objectives.objective import Objective, Targets
 from megl_core.objectives.reduce import reported_mean
+from megl_core.training.step import TrainingStep
 
 target = sys.argv[1]
 rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -32,40 +38,55 @@ if world > 1:
 tokenizer = WordTokenizer.learn(["a red disc", "the blue ring is small"])
 generator = torch.Generator().manual_seed(1)
 images = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8, generator=generator)
-masks = torch.randint(0, 2, (7, 16, 16), dtype=torch.uint8, generator=generator) * 255
+masks = torch.zeros(7, 16, 16, dtype=torch.uint8)
+for index in range(7):
+    masks[index, index : index + 7, index:9] = 255
 labels = torch.tensor([0, 1, 2, 0, 1, 2, 0])
+training_cells = torch.rand(5, 4, 4, generator=generator)
+regions = torch.rand(7, 4, 4, generator=generator) < 0.4
+regions[2] = True  # a rationale that says nothing
 mine = slice(rank, None, world)  # 4 rows and 3 rows
 CASES = {
     "mixed": ([1, 0, 1, 0, 0, 0, 1], ["a red disc", "the blue ring is small", "", "a ring", "", "disc", ""]),
     "no mask on rank 1": ([1, 0, 1, 0, 1, 0, 1], ["a red disc", "a ring", "", "a ring", "", "the disc", ""]),
     "no text on rank 1": ([1, 0, 1, 1, 0, 0, 1], ["a red disc", "", "a ring", "", "the disc", "", "a ring"]),
     "neither anywhere": ([0] * 7, [""] * 7),
+    "masks everywhere": ([1] * 7, ["a red disc"] * 7),
 }
+OBJECTIVES = [ObjectiveConfig(alignment=name, consistency=0, text=0) for name in ALIGNMENTS]
+OBJECTIVES += [ObjectiveConfig(consistency_kind=kind) for kind in CONSISTENCIES]
 
 
-def run(case):
+def run(name, case, config):
     torch.manual_seed(0)
-    backbone = BackboneConfig(widths=[8], depths=[1])
-    config = ModelConfig(image_size=16, backbone=backbone, decoder=DecoderConfig(width=8, dropout=0.0))
-    model = MEGL(config, ["x", "y", "z"], tokenizer).eval()  # batch norm by its running statistics
-    has_mask, texts = CASES[case]
-    tokens = torch.zeros(7, 8, dtype=torch.long)
+    model = ModelConfig(
+        image_size=16,
+        backbone=BackboneConfig(widths=[8], depths=[1], stem_stride=4),
+        decoder=DecoderConfig(name="small" if config.text else "none", width=8, dropout=0.0),
+    )
+    has_mask, texts = case
+    tokens = torch.full((7, 8), IGNORE)
     for line, text in enumerate(texts):
         if text:
             ids = tokenizer.encode(text, 6)
             tokens[line, : len(ids)] = torch.tensor(ids)
-    targets = Targets(labels[mine], masks[mine], torch.tensor(has_mask).bool()[mine], tokens[mine])
-    objective = Objective(ObjectiveConfig(), torch.linspace(1, 0, model.map_size ** 2))
-    module = DistributedDataParallel(model) if world > 1 else model
-    terms = objective(module(images[mine], targets.labels, targets.tokens[:, :-1], 0.2), targets)
+    targets = Targets(
+        labels[mine], masks[mine], torch.tensor(has_mask).bool()[mine], tokens[mine], regions[mine]
+    )
+    reference = reference_statistics(config.consistency_kind, training_cells, labels[:5], 3)
+    step = TrainingStep(MEGL(model, ["x", "y", "z"], tokenizer), Objective(config, reference, 4))
+    step.eval()  # batch norm by its running statistics
+    module = DistributedDataParallel(step) if world > 1 else step
+    terms = module(images[mine], targets, 0.6)
     terms["loss"].backward()
-    found = {f"{case}/term.{name}": reported_mean(term).reshape(1) for name, term in terms.items()}
-    return found | {f"{case}/grad.{name}": p.grad for name, p in model.named_parameters()}
+    found = {f"{name}/term.{key}": reported_mean(term).reshape(1) for key, term in terms.items()}
+    return found | {f"{name}/grad.{key}": p.grad for key, p in step.named_parameters()}
 
 
 found = {}
-for case in CASES:
-    found |= run(case)
+for config in OBJECTIVES:
+    for name, case in CASES.items():
+        found |= run(f"{config.alignment}/{config.consistency_kind}/{config.text:g}/{name}", case, config)
 if rank == 0:
     save_file(found, target)
 if world > 1:
@@ -88,19 +109,40 @@ def launch(processes: int, *arguments: str) -> None:
     assert result.returncode == 0, result.stderr[-3000:]
 
 
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Losses and gradients of every objective and case, with one process and with two."""
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "script.py").write_text(SCRIPT)
+    launch(1, str(folder / "script.py"), str(folder / "one"))
+    launch(2, str(folder / "script.py"), str(folder / "two"))
+    return load_file(folder / "one"), load_file(folder / "two")
+
+
+ALIGNED = [f"{name}/marginal/0" for name in ALIGNMENTS]
+CONSISTENT = [f"energy/{kind}/3" for kind in CONSISTENCIES]
+
+
 @pytest.mark.slow
-def test_losses_and_gradients_are_those_of_one_process(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    launch(1, str(script), str(tmp_path / "one"))
-    launch(2, str(script), str(tmp_path / "two"))
-    one, two = load_file(tmp_path / "one"), load_file(tmp_path / "two")
+@pytest.mark.parametrize("objective", ALIGNED + CONSISTENT)
+def test_losses_and_gradients_are_those_of_one_process(
+    found: tuple[dict[str, Tensor], dict[str, Tensor]], objective: str
+) -> None:
+    one, two = found
     assert one.keys() == two.keys()
-    for name in one:
+    names = [name for name in one if name.startswith(f"{objective}/")]
+    for name in names:
         assert torch.allclose(one[name], two[name], atol=1e-5), name
-    assert one["mixed/term.visual"].item() > 0
-    assert one["mixed/grad.head.weight"].abs().max() > 0
-    assert one["neither anywhere/term.visual"].item() == 0
+    assert one[f"{objective}/mixed/term.visual"].item() > 0
+    assert one[f"{objective}/mixed/grad.model.head.weight"].abs().max() > 0
+    assert one[f"{objective}/neither anywhere/term.visual"].item() == 0
+    if objective in CONSISTENT:
+        assert one[f"{objective}/mixed/term.consistency"].item() > 0
+        assert one[f"{objective}/mixed/term.text"].item() > 0
+        assert one[f"{objective}/masks everywhere/term.consistency"].item() == 0
+        assert one[f"{objective}/neither anywhere/term.text"].item() == 0
+    if objective.startswith("res_l"):
+        assert one[f"{objective}/mixed/grad.objective.alignment.impute.weight"].abs().max() > 0
 
 
 @pytest.mark.slow

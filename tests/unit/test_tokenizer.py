@@ -1,6 +1,9 @@
 from pathlib import Path
 
-from megl_core.data.tokenizer import BEGIN, END, PAD, UNKNOWN, WordTokenizer
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from megl_core.data.tokenizer import BEGIN, END, IGNORE, PAD, UNKNOWN, PretrainedTokenizer, WordTokenizer
 
 TEXTS = ["A red disc, in the middle.", "The blue disc is small."]
 
@@ -43,3 +46,49 @@ def test_a_saved_tokenizer_reads_the_same(tmp_path: Path) -> None:
     assert WordTokenizer.load(tmp_path / "tokenizer.json").encode(TEXTS[1], 9) == tokenizer.encode(
         TEXTS[1], 9
     )
+
+
+def byte_pairs(begin: str, end: str) -> PretrainedTokenizer:
+    """As in checkpoints: an alphabet of bytes, with `begin` and `end` as tokens 0 and, if another, 1."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=280,
+        special_tokens=list(dict.fromkeys([begin, end])),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    return PretrainedTokenizer.between(tokenizer.to_str(), begin, end)
+
+
+@pytest.mark.parametrize(("begin", "end"), [("<s>", "</s>"), ("<|endoftext|>", "<|endoftext|>")])
+def test_a_pretrained_tokenizer_begins_ends_and_cuts(begin: str, end: str, tmp_path: Path) -> None:
+    tokenizer = byte_pairs(begin, end)
+    assert (tokenizer.begin, tokenizer.end) == (0, 0 if begin == end else 1)
+    text = "A Blue disc, naïve \u2192 x."
+    tokens = tokenizer.encode(text, max_tokens=99)
+    assert (tokens[0], tokens[-1]) == (tokenizer.begin, tokenizer.end)
+    assert tokens[1:-1] == tokenizer.pieces(text)
+    assert tokenizer.encode(text, max_tokens=3) == [*tokens[:4], tokenizer.end]
+    assert tokenizer.decode([*tokens[1:], *tokens[1:]]) == text  # up to the first end
+    assert tokenizer.decode(tokens[1:4] * 2).startswith(tokenizer.decode(tokens[1:4]))  # none in it
+    assert len(tokenizer) == 280
+    tokenizer.save(tmp_path / "tokenizer.json")
+    loaded = PretrainedTokenizer.load(tmp_path / "tokenizer.json")
+    assert loaded.encode(text, 99) == tokens
+    assert (loaded.begin, loaded.end) == (tokenizer.begin, tokenizer.end)
+
+
+def test_a_tokenizers_own_truncation_and_padding_are_left_behind() -> None:
+    source = Tokenizer.from_str(byte_pairs("<s>", "</s>")._serialised)
+    source.enable_truncation(max_length=4)
+    source.enable_padding(length=64)
+    tokenizer = PretrainedTokenizer.between(source.to_str(), "<s>", "</s>")
+    assert tokenizer.encode("A blue disc.", 99) == byte_pairs("<s>", "</s>").encode("A blue disc.", 99)
+
+
+def test_nothing_that_a_tokenizer_makes_is_padding() -> None:
+    for tokenizer in (WordTokenizer.learn(TEXTS), byte_pairs("<s>", "</s>")):
+        assert min(tokenizer.encode("an unheard-of word", 9)) >= 0 > IGNORE

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from megl_core.data.transforms import image_to_tensor, mask_to_tensor, normalise, shift
+from megl_core.data.transforms import image_to_tensor, mask_to_tensor, shift
 
 
 def test_images_of_any_mode_and_shape_become_square_rgb() -> None:
@@ -15,13 +15,6 @@ def test_a_mask_keeps_its_marked_share() -> None:
     mask[0, 0] = True
     tensor = mask_to_tensor(mask, 2)
     assert tensor.tolist() == [[64, 0], [0, 0]]
-
-
-def test_normalised_values_by_hand() -> None:
-    white = normalise(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)).flatten()
-    assert torch.allclose(
-        white, torch.tensor([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225])
-    )
 
 
 def test_image_and_mask_move_together() -> None:

@@ -13,6 +13,7 @@ from megl_core.data.packed import read_info
 from megl_core.errors import ConfigError, DataError
 from megl_core.evaluation import evaluate, read_evaluation
 from megl_core.files import sha256_tree
+from megl_core.metrics.meteor import why_unavailable
 from tests.unit.data.build import write_dataset
 from tests.unit.evaluation.conftest import LABELS, tiny_model
 
@@ -44,6 +45,12 @@ def test_a_model_that_always_says_crossed(evaluated):
         "rationale_n": 8,
         "rationale_filtered_n": 2,
         "slot_n": 8,
+        # every image, however blurred, is crossed with 90 %
+        "insertion_auc": 0.9,
+        "deletion_auc": 0.9,
+        "comprehensiveness": 0.0,
+        "sufficiency": 0.0,
+        "faithfulness_n": 8,
     }
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
@@ -57,6 +64,59 @@ def test_the_file_says_what_was_measured_on_what(evaluated, packed, crossed_mode
     assert (written["primary_split"], written["shifted_split"]) == ("test", "ood")
     assert written["confusion"]["test"] == [[0, 0, 0, 2]] * 4
     assert [row["n"] for row in written["per_class"]["test"]] == [2, 2, 2, 2]
+
+
+def test_the_cue_splits_the_accuracy(evaluated):
+    """`cue_class` holds labels, so each goes with itself: in `conflict` never, elsewhere by chance."""
+    assert read_evaluation(evaluated.folder)["cue"] == {
+        "column": "cue_class",
+        "aligned": {label: label for label in LABELS},
+    }
+    conflict = evaluated.metrics["conflict"]
+    assert (conflict["conflicting_n"], conflict["conflicting_accuracy"]) == (8, 0.25)
+    assert "aligned_n" not in conflict
+    ood = evaluated.metrics["ood"]
+    assert ood.get("aligned_n", 0) + ood["conflicting_n"] == 8
+
+
+def test_what_was_not_measured_is_said(evaluated):
+    assert read_evaluation(evaluated.folder)["left_out"] == {
+        "meteor": "evaluation.meteor is off",
+        "bertscore": "evaluation.bertscore_model is not set",
+        "clipscore": "evaluation.clipscore_model is not set",
+    }
+
+
+def test_faithfulness_can_be_switched_off(packed, crossed_model, tmp_path):
+    config = EvaluationConfig(splits=["test"], max_texts=0, faithfulness_samples=0)
+    metrics = evaluate(crossed_model, packed, config, tmp_path / "out").metrics["test"]
+    assert not {"insertion_auc", "faithfulness_n"} & metrics.keys()
+    rows = pq.read_table(tmp_path / "out" / "predictions.parquet").to_pylist()
+    assert {row["insertion_auc"] for row in rows} == {None}
+
+
+def test_without_java_meteor_is_left_out_with_the_reason(packed, crossed_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    config = EvaluationConfig(splits=["test"], meteor=True)
+    evaluated = evaluate(crossed_model, packed, config, tmp_path / "out")
+    assert "meteor" not in evaluated.metrics["test"]
+    assert read_evaluation(evaluated.folder)["left_out"]["meteor"] == "no Java on this machine"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(why_unavailable() is not None, reason=f"METEOR: {why_unavailable()}")
+def test_meteor_is_measured_where_it_is_asked_for(packed, crossed_model, tmp_path):
+    config = EvaluationConfig(splits=["test"], meteor=True)
+    evaluated = evaluate(crossed_model, packed, config, tmp_path / "out")
+    assert 0.0 <= evaluated.metrics["test"]["meteor"] <= 1.0
+    assert "meteor" not in read_evaluation(evaluated.folder)["left_out"]
+
+
+def test_a_judge_that_cannot_be_loaded_stops_the_evaluation(packed, crossed_model, tmp_path):
+    config = EvaluationConfig(bertscore_model=str(tmp_path / "bert"))
+    with pytest.raises(ConfigError, match="bertscore_model cannot be loaded"):
+        evaluate(crossed_model, packed, config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_there_is_a_row_for_every_sample(evaluated):
@@ -136,6 +196,6 @@ def test_a_set_without_cues_slots_and_groups(packed, tmp_path):
     tiny_model(packed, ["cat", "dog"]).save(tmp_path / "model")
     metrics = evaluate(tmp_path / "model", tmp_path / "packed", CONFIG, tmp_path / "out").metrics["test"]
     assert metrics["n"] == 6
-    absent = {"energy_in_cue", "cue_flip_rate", "slot_accuracy", "worst_group_accuracy"}
+    absent = {"energy_in_cue", "cue_flip_rate", "slot_accuracy", "worst_group_accuracy", "aligned_n"}
     assert not absent & metrics.keys()
     assert all(math.isfinite(value) for value in metrics.values())

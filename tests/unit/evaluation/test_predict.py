@@ -3,8 +3,11 @@ import pytest
 
 from megl_core.config import EvaluationConfig
 from megl_core.data.packed import PackedDataset
+from megl_core.evaluation.judges import FAITHFULNESS, TextJudge
 from megl_core.evaluation.predict import MASK_SCORES, MAX_SIDE, cue_box, predict, score_map, to_table
 from megl_core.explain import load_model
+
+NO_JUDGE = TextJudge(bert=None, clip=None)
 
 
 def test_score_map_is_taken_at_the_masks_size():
@@ -54,11 +57,12 @@ def test_predictions_stand_in_the_splits_order_and_only_some_have_a_text(packed,
     data = PackedDataset(packed, "test")
     model = load_model(crossed_model)
     counted = []
-    config = EvaluationConfig(batch_size=3, max_texts=5)
-    predictions = predict(model, data, [0, 1, 2, 3], config, counted.append)
+    config = EvaluationConfig(batch_size=3, max_texts=5, faithfulness_samples=4)
+    predictions = predict(model, data, [0, 1, 2, 3], config, NO_JUDGE, counted.append)
     assert [prediction.id for prediction in predictions] == [data[index].id for index in range(8)]
     assert [prediction.row for prediction in predictions] == list(range(8))
     assert sum(prediction.rationale is not None for prediction in predictions) == 5
+    assert sum(prediction.faithfulness is not None for prediction in predictions) == 4
     assert sum(counted) == 8
 
 
@@ -67,11 +71,11 @@ def test_batch_size_does_not_change_what_is_predicted(packed, crossed_model):
     tables = []
     for size in (3, 8):
         config = EvaluationConfig(batch_size=size)
-        rows = predict(model, PackedDataset(packed, "test"), [0, 1, 2, 3], config, lambda _: None)
+        rows = predict(model, PackedDataset(packed, "test"), [0, 1, 2, 3], config, NO_JUDGE, lambda _: None)
         tables.append(to_table({"test": rows}, model.labels).to_pydict())
     assert tables[0].keys() == tables[1].keys()
     for name, column in tables[0].items():
-        if name in ("confidence", "probabilities"):
+        if name in ("confidence", "probabilities", *FAITHFULNESS):
             assert np.array(column) == pytest.approx(np.array(tables[1][name]), abs=1e-6)
         else:
             assert column == tables[1][name]

@@ -96,6 +96,9 @@ def test_a_full_report(folders):
         "drift",
         "code digest c0de",
         'dvc {"md5": "f00"}',
+        "insertion probability while",
+        "accuracy, cue conflicts",
+        "Not measured: bertscore (evaluation.bertscore_model is not set);",
     ):
         assert expected in page.text
     assert "git commit" not in page.text
@@ -110,6 +113,20 @@ def test_a_report_needs_no_more_than_an_evaluation(folders, tmp_path):
     assert "Report of a training run" in page.text
     assert "Gate" not in page.text
     assert "Data validation" not in page.text
+
+
+def test_an_evaluation_from_before_newer_metrics_is_still_shown(folders, tmp_path):
+    shutil.copytree(folders / "evaluation", tmp_path / "evaluation")
+    path = tmp_path / "evaluation" / "evaluation.json"
+    measured = json.loads(path.read_text())
+    del measured["left_out"], measured["cue"]
+    for metrics in measured["metrics"].values():
+        del metrics["insertion_auc"], metrics["faithfulness_n"]
+    path.write_text(json.dumps(measured))
+    write_report(tmp_path / "report.html", evaluation=tmp_path / "evaluation", training=tmp_path)
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "worst group" in text
+    assert "Not measured" not in text
 
 
 def test_a_gallery_cannot_lead_out_of_its_folder(folders, tmp_path):

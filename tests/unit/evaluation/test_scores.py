@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from megl_core.config import EvaluationConfig
+from megl_core.evaluation.cues import Cue
+from megl_core.evaluation.judges import FAITHFULNESS
 from megl_core.evaluation.predict import MASK_SCORES, Prediction
 from megl_core.evaluation.scores import score_split
 
@@ -9,7 +11,18 @@ LABELS = ["cat", "dog"]
 
 
 def made(
-    row, label, predicted, *, confidence=0.75, energy=None, rationale=None, references=(), cue=None, **extra
+    row,
+    label,
+    predicted,
+    *,
+    confidence=0.75,
+    energy=None,
+    faithfulness=None,
+    rationale=None,
+    references=(),
+    text_scores=None,
+    cue=None,
+    **extra,
 ):
     probabilities = np.full(2, 1 - confidence, dtype=np.float32)
     probabilities[predicted] = confidence
@@ -21,14 +34,16 @@ def made(
         probabilities=probabilities,
         mask_scores=None if energy is None else dict.fromkeys(MASK_SCORES, energy),
         energy_in_cue=cue,
+        faithfulness=faithfulness and dict.fromkeys(FAITHFULNESS, faithfulness),
         rationale=rationale,
         references=tuple(references),
+        text_scores=text_scores or {},
         extra=extra,
     )
 
 
-def score(predictions, by_id=None, **config):
-    return score_split(predictions, LABELS, EvaluationConfig(**config), by_id or {})
+def score(predictions, by_id=None, cue=None, meteor=None, **config):
+    return score_split(predictions, LABELS, EvaluationConfig(**config), by_id or {}, cue, meteor)
 
 
 def test_a_set_with_labels_only_has_class_metrics_only():
@@ -118,6 +133,61 @@ def test_cue_flips_are_counted_over_twins_with_another_cue():
         made(4, 0, 1, twin="s10"),  # unknown cue
         made(5, 0, 1, cue_class="a", twin=["s10"]),  # not an id
     ]
-    metrics = score(predictions, {twin.id: twin for twin in twins}).metrics
+    by_id = {twin.id: twin for twin in twins}
+    metrics = score(predictions, by_id, Cue("cue_class", {})).metrics
     assert metrics["cue_flip_rate"] == 0.5
     assert metrics["cue_flip_n"] == 2
+    assert "cue_flip_rate" not in score(predictions, by_id, Cue("scene", {})).metrics
+    assert "cue_flip_rate" not in score(predictions, by_id).metrics
+
+
+def test_accuracy_is_told_apart_where_the_cue_agrees_and_where_it_conflicts():
+    cue = Cue("scene", {"cat": "sofa", "dog": "park"})
+    predictions = [
+        made(0, 0, 0, scene="sofa"),
+        made(1, 1, 1, scene="park"),
+        made(2, 1, 0, scene="park"),
+        made(3, 0, 1, scene="park"),
+        made(4, 0, 1, scene="moon"),  # a value of no label conflicts too
+        made(5, 1, 1),  # unknown: on neither side
+    ]
+    metrics = score(predictions, cue=cue).metrics
+    assert metrics["aligned_accuracy"] == pytest.approx(2 / 3)
+    assert metrics["conflicting_accuracy"] == 0.0
+    assert (metrics["aligned_n"], metrics["conflicting_n"]) == (3, 2)
+    assert "conflicting_accuracy" not in score(predictions[:3], cue=cue).metrics
+    assert "aligned_n" not in score(predictions[:3], cue=Cue("scene", {})).metrics
+
+
+def test_faithfulness_is_averaged_over_the_samples_that_were_tried():
+    metrics = score([made(0, 0, 0, faithfulness=0.2), made(1, 0, 0, faithfulness=0.6), made(2, 1, 1)]).metrics
+    assert {metrics[name] for name in FAITHFULNESS} == {0.4}
+    assert metrics["faithfulness_n"] == 2
+
+
+def test_scores_of_other_models_come_with_their_own_n():
+    predictions = [
+        made(0, 0, 0, rationale="a", references=["a"], text_scores={"bertscore": 0.5, "clipscore": 1.0}),
+        made(1, 1, 0, rationale="a", text_scores={"clipscore": 0.5}),
+        made(2, 1, 1, references=["a"]),
+    ]
+    metrics = score(predictions).metrics
+    assert (metrics["bertscore"], metrics["bertscore_n"]) == (0.5, 1)
+    assert (metrics["clipscore"], metrics["clipscore_n"]) == (0.75, 2)
+    assert (metrics["clipscore_filtered"], metrics["clipscore_filtered_n"]) == (1.0, 1)
+
+
+def test_slots_that_only_sentences_tell():
+    places = {"place": ["in the centre", "in the upper centre"]}
+    told = {"references": ["A cat in the upper centre.", "In the upper centre sits a cat."]}
+    predictions = [
+        made(0, 0, 0, rationale="it is in the upper centre", **told),
+        made(1, 0, 1, rationale="it is in the centre", **told),
+        made(2, 0, 0, rationale="it is in the centre", references=["a cat"]),  # no place is known
+        made(3, 0, 0, rationale="in the centre", slots={"place": "in the centre", "colour": "red"}, **told),
+    ]
+    scores = score(predictions, slot_phrases=places)
+    assert scores.slots == {"place": pytest.approx(2 / 3), "colour": 0.0}
+    assert scores.metrics["slot_n"] == 3
+    assert scores.metrics["slot_filtered_n"] == 2
+    assert score(predictions).slots == {"place": 1.0, "colour": 0.0}

@@ -2,7 +2,9 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from sklearn import metrics as sklearn_metrics
+from torchmetrics.functional import classification as torchmetrics
 
 from megl_core.metrics import classification
 
@@ -102,6 +104,57 @@ def test_calibration_bins_are_closed_above():
 def test_perfectly_calibrated_single_precision_confidence_is_error_free():
     confidences = np.ones(5, dtype=np.float32)
     assert classification.expected_calibration_error(confidences, np.ones(5, dtype=bool)) == 0.0
+
+
+@pytest.mark.parametrize("num_bins", [1, 5, 15])
+def test_calibration_error_matches_torchmetrics(drawn, num_bins):
+    labels, probabilities = drawn
+    predictions, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    expected = torchmetrics.multiclass_calibration_error(
+        torch.tensor(probabilities), torch.tensor(labels), num_classes=4, n_bins=num_bins, norm="l1"
+    )
+    found = classification.expected_calibration_error(confidences, predictions == labels, num_bins)
+    assert found == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_macro_scores_match_torchmetrics_and_micro_ones_are_the_accuracy(drawn):
+    """With one label a sample, every false positive is a false negative too: nothing to report apart."""
+    labels, probabilities = drawn
+    predictions = probabilities.argmax(axis=1)
+    confusion = classification.confusion_matrix(labels, predictions, 4)
+    for ours, theirs, public in (
+        (classification.precision_per_class, torchmetrics.multiclass_precision, "precision_score"),
+        (classification.recall_per_class, torchmetrics.multiclass_recall, "recall_score"),
+        (classification.f1_per_class, torchmetrics.multiclass_f1_score, "f1_score"),
+    ):
+        expected = theirs(torch.tensor(predictions), torch.tensor(labels), num_classes=4, average="macro")
+        assert classification.macro(ours(confusion), confusion) == pytest.approx(expected.item())
+        micro = getattr(sklearn_metrics, public)(labels, predictions, average="micro")
+        assert classification.accuracy(labels, predictions) == pytest.approx(micro)
+
+
+def test_mean_auc_matches_torchmetrics(drawn):
+    labels, probabilities = drawn
+    expected = torchmetrics.multiclass_auroc(torch.tensor(probabilities), torch.tensor(labels), num_classes=4)
+    assert classification.auc_ovr(labels, probabilities) == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_aligned_values_are_the_most_over_represented():
+    labels = ["cow"] * 4 + ["camel"] * 4
+    values = ["grass", "grass", "grass", "sand", "sand", "sand", "grass", "snow"]
+    assert classification.aligned_values(labels, values) == {"cow": "grass", "camel": "sand"}
+
+
+def test_a_value_that_is_frequent_everywhere_is_nobodys_cue():
+    # dark hair: 5 women of 9; fair hair: 5 women of 5. Both are mostly women, yet dark hair goes with men.
+    labels = ["dark"] * 9 + ["fair"] * 5
+    values = ["woman"] * 5 + ["man"] * 4 + ["woman"] * 5
+    assert classification.aligned_values(labels, values) == {"dark": "man", "fair": "woman"}
+
+
+def test_of_equally_aligned_values_the_first_is_taken():
+    assert classification.aligned_values(["a", "a", "b"], ["x", "y", "z"]) == {"a": "x", "b": "z"}
+    assert classification.aligned_values([], []) == {}
 
 
 def test_worst_group_ignores_small_groups():

@@ -84,3 +84,51 @@ def test_relevance_rank_accuracy():
     assert saliency.relevance_rank_accuracy(MAP, MASK) == pytest.approx([1 / 3])
     assert saliency.relevance_rank_accuracy(NOTHING, MASK).tolist() == [0.0]
     assert saliency.relevance_rank_accuracy(MAP, np.zeros_like(MASK)).tolist() == [0.0]
+
+
+@pytest.fixture
+def drawn_masks():
+    """Six masks of 8x8 pixels, none empty, none full."""
+    masks = np.random.default_rng(1).random((6, 8, 8)) < 0.3
+    masks[:, 0, 0], masks[:, 7, 7] = True, False
+    return masks
+
+
+def every_score(maps, masks):
+    """(8, N): all metrics that compare a map with a mask."""
+    return np.array(
+        [
+            saliency.energy_in_mask(maps, masks),
+            saliency.pointing_game(maps, masks),
+            saliency.iou_at_half_max(maps, masks),
+            saliency.iou_best_threshold(maps, masks),
+            saliency.relevance_rank_accuracy(maps, masks),
+            *saliency.precision_recall_f1_at_half_max(maps, masks),
+        ]
+    )
+
+
+def test_the_mask_itself_is_the_perfect_map(drawn_masks):
+    assert every_score(drawn_masks.astype(float), drawn_masks).tolist() == [[1.0] * 6] * 8
+
+
+def test_the_inverted_mask_scores_nothing(drawn_masks):
+    """Each mask is the smaller part of its picture, so that even its K highest pixels lie outside."""
+    assert every_score(1.0 - drawn_masks, drawn_masks).tolist() == [[0.0] * 6] * 8
+
+
+def test_a_constant_map_knows_no_place(drawn_masks):
+    maps, area = np.ones((6, 8, 8)), drawn_masks.mean(axis=(1, 2))
+    expected = [area, [0] * 6, area, area, [0] * 6, area, [1] * 6, 2 * area / (1 + area)]
+    assert every_score(maps, drawn_masks) == pytest.approx(np.array(expected))
+
+
+def test_scale_does_not_matter(drawn_masks):
+    maps = np.random.default_rng(2).normal(size=(6, 8, 8))
+    assert every_score(maps * 1e-6, drawn_masks) == pytest.approx(every_score(maps * 1e6, drawn_masks))
+
+
+def test_a_map_of_nan_scores_nothing_and_breaks_nothing(drawn_masks):
+    scores = every_score(np.full((6, 8, 8), np.nan), drawn_masks)
+    assert np.isfinite(scores).all()
+    assert scores[:4].tolist() == [[0.0] * 6] * 4

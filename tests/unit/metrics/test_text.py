@@ -1,6 +1,10 @@
 import math
 
+import numpy as np
 import pytest
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
 
 from megl_core.metrics import text
 
@@ -83,6 +87,49 @@ def test_scores_match_the_public_caption_evaluation():
     )
     assert text.rouge_l(CANDIDATES, REFERENCES) == pytest.approx(0.6272851608898351)
     assert text.cider(CANDIDATES, REFERENCES) == pytest.approx(2.287273719462071)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_scores_match_the_public_code_on_drawn_sentences(seed):
+    """Words from a list of twelve, so that longer phrases match too; the public code is fed our tokens."""
+    random = np.random.default_rng(seed)
+    words = ["a", "the", "red", "blue", "small", "ring", "square", "in", "of", "left", "upper", "and"]
+
+    def sentence():
+        return " ".join(random.choice(words, random.integers(1, 15)))
+
+    candidates = [sentence() for _ in range(20)]
+    references = [[sentence() for _ in range(random.integers(1, 4))] for _ in candidates]
+    for place in range(0, 20, 3):
+        candidates[place] = references[place][0]
+    theirs = (dict(enumerate(references)), {place: [text] for place, text in enumerate(candidates)})
+    assert text.bleu(candidates, references) == pytest.approx(
+        Bleu(4).compute_score(*theirs, verbose=0)[0], abs=1e-6
+    )
+    assert text.rouge_l(candidates, references) == pytest.approx(Rouge().compute_score(*theirs)[0])
+    assert text.cider(candidates, references) == pytest.approx(Cider().compute_score(*theirs)[0])
+
+
+def test_scoring_twice_gives_the_same():
+    """Sentences are remembered between calls, and nothing that is remembered may change."""
+    first = (text.bleu(CANDIDATES, REFERENCES), text.cider(CANDIDATES, REFERENCES))
+    assert (text.bleu(CANDIDATES, REFERENCES), text.cider(CANDIDATES, REFERENCES)) == first
+
+
+def test_a_rationale_that_equals_a_reference_is_perfect():
+    sentences = [references[0] for references in REFERENCES]
+    assert text.bleu(sentences, REFERENCES) == pytest.approx([1.0] * 4)
+    assert text.rouge_l(sentences, REFERENCES) == pytest.approx(1.0)
+    assert text.cider(sentences, [[sentence] for sentence in sentences]) == pytest.approx(10.0)
+
+
+def test_the_common_phrase_is_what_all_texts_say():
+    places = ["in the centre", "in the upper centre", "on the left"]
+    assert text.common_phrase(["A cow in the centre.", "In the CENTRE, a cow."], places) == "in the centre"
+    assert text.common_phrase(["a cow in the upper centre"], places) == "in the upper centre"
+    assert text.common_phrase(["a cow in the centre", "a cow"], places) is None
+    assert text.common_phrase(["in the centre or on the left"], places) is None
+    assert text.common_phrase([], places) is None
 
 
 def test_slot_accuracy_by_name():

@@ -1,12 +1,20 @@
 """Class maps against Grad-CAM by autograd, and against values worked out by hand."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
+from megl_core.config import SaliencyKind
 from megl_core.models.saliency import class_map, class_weights, display_form, energy_form, text_form
 
-KINDS = ("plain", "centered", "contrastive")
+KINDS: tuple[SaliencyKind, ...] = ("plain", "centered", "contrastive")
+FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "display": display_form,
+    "energy": energy_form,
+    "text": lambda saliency: text_form(saliency, 0.5),
+}
 
 
 def head(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,7 +48,7 @@ def test_the_maps_mean_and_the_bias_are_the_logit() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_closed_form_is_grad_cam(kind: str) -> None:
+def test_closed_form_is_grad_cam(kind: SaliencyKind) -> None:
     """Grad-CAM's weights are the mean gradient of a score; for each kind that score is named here."""
     features, weight, bias = head()
     target = torch.tensor([2, 0, 3])
@@ -64,17 +72,18 @@ def test_closed_form_is_grad_cam(kind: str) -> None:
         assert ours.abs().max() > 0
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_agree_with_finite_differences(kind: str) -> None:
+def test_gradients_agree_with_finite_differences(kind: SaliencyKind, form: str) -> None:
     features, weight, bias = head(1)
     target = torch.tensor([0, 1, 2])
 
-    def prior(features: Tensor, weight: Tensor) -> Tensor:
+    def shown(features: Tensor, weight: Tensor) -> Tensor:
         # The rivals' softmax is a constant by definition; finite differences would see it move.
         logits = logits_of(features, weight, bias) if kind != "contrastive" else torch.zeros(3, 4).double()
-        return text_form(class_map(features, class_weights(weight, target, logits, kind)), 0.5)
+        return FORMS[form](class_map(features, class_weights(weight, target, logits, kind)))
 
-    assert torch.autograd.gradcheck(prior, (features, weight))
+    assert torch.autograd.gradcheck(shown, (features, weight))
 
 
 def test_contrastive_sends_no_gradient_through_the_rivals_softmax() -> None:

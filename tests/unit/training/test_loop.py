@@ -14,6 +14,7 @@ from megl_core.config import BackboneConfig, DecoderConfig, ModelConfig, Objecti
 from megl_core.errors import DataError, MeglError
 from megl_core.files import read_json
 from megl_core.models.megl import MEGL
+from megl_core.objectives.alignment import ALIGNMENTS
 from megl_core.progress import LineReporter
 from megl_core.training import loop, train
 
@@ -42,8 +43,14 @@ class Recorder:
             raise KeyboardInterrupt
 
 
-def run(packed: Path, output: Path, config: TrainConfig = CONFIG, **options: Any) -> Any:
-    return train(packed, output, SMALL_MODEL, ObjectiveConfig(), config, **options)
+def run(
+    packed: Path,
+    output: Path,
+    config: TrainConfig = CONFIG,
+    objective: ObjectiveConfig = ObjectiveConfig(),  # noqa: B008 (frozen)
+    **options: Any,
+) -> Any:
+    return train(packed, output, SMALL_MODEL, objective, config, **options)
 
 
 def test_a_run_leaves_a_whole_model_and_logs_every_term(packed: Path, tmp_path: Path) -> None:
@@ -64,15 +71,24 @@ def test_a_run_leaves_a_whole_model_and_logs_every_term(packed: Path, tmp_path: 
     assert len(result.model_digest) == 64
 
 
+@pytest.mark.parametrize(
+    "objective",
+    [
+        ObjectiveConfig(),
+        # A loss with parameters of its own: they move the others, and must come back with them.
+        ObjectiveConfig(alignment="res_l", consistency_kind="class", visual_warmup=0.8),
+    ],
+)
 def test_a_resumed_run_ends_with_the_same_weights(
-    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], objective: ObjectiveConfig
 ) -> None:
-    run(packed, tmp_path / "whole")
+    config = CONFIG.model_copy(update={"decoder_learning_rate": 1e-3})
+    run(packed, tmp_path / "whole", config, objective)
     with pytest.raises(KeyboardInterrupt):
-        run(packed, tmp_path / "stopped", tracker=Recorder(stop_after=2))
+        run(packed, tmp_path / "stopped", config, objective, tracker=Recorder(stop_after=2))
     assert not (tmp_path / "stopped").exists()
     resumed = Recorder()
-    run(packed, tmp_path / "stopped", tracker=resumed)
+    run(packed, tmp_path / "stopped", config, objective, tracker=resumed)
     assert "resuming at step 6 of 12" in capsys.readouterr().err
     assert [step for step, _ in resumed.metrics] == [3, 6, 9, 12]  # the curves are whole
     whole = load_file(tmp_path / "whole" / "model.safetensors")
@@ -160,6 +176,15 @@ def test_a_loss_that_explodes_names_its_batch_and_leaves_no_model(packed: Path, 
     with pytest.raises(MeglError, match=r"not finite(.|\n)*train-000"):
         run(packed, tmp_path / "model", CONFIG.model_copy(update={"learning_rate": 1e30}))
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+def test_every_alignment_loss_trains(packed: Path, tmp_path: Path, alignment: str) -> None:
+    objective = ObjectiveConfig.model_validate({"alignment": alignment, "visual": 0.1})
+    result = run(packed, tmp_path / "model", CONFIG.model_copy(update={"epochs": 1}), objective)
+    assert result.metrics["visual"] > 0
+    names = load_file(tmp_path / "model" / "model.safetensors")
+    assert not any("impute" in name for name in names)  # the objective's parameters are no part of a model
 
 
 def test_without_texts_there_is_no_decoder(packed: Path, tmp_path: Path) -> None:
