@@ -115,6 +115,10 @@ compile: setup ## Compile the pipeline to pipelines/compiled
 compile-check: setup ## Fail if the compiled pipeline is stale
 	$(BIN)/megl pipeline compile --check
 
+.PHONY: benchmark-method
+benchmark-method: setup ## Measure the method, its parts and its rivals (ARGS=--full: all of it, hours)
+	$(BIN)/python -m benchmarks.method $(ARGS)
+
 .PHONY: clean
 clean: ## Delete .venv and the caches; the workspace stays, it holds your models
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache

@@ -388,6 +388,8 @@ class RegistryConfig(Section):
     """None: MLFLOW_TRACKING_URI, else SQLite in the workspace."""
     experiment: str = "megl"
     model_name: str = Field("megl", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    licence: str = "unknown"
+    """Of the weights, for the model card; named as the model hub does, such as apache-2.0."""
 
     @field_validator("tracking_uri")
     @classmethod

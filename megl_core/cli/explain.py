@@ -14,7 +14,13 @@ app = typer.Typer()
 def explain(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures.", show_default=False)],
     model: Annotated[
-        Path, typer.Option("--model", "-m", help="The folder of a trained model.", show_default=False)
+        Path,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A model folder, or an MLflow URI such as models:/megl@champion.",
+            show_default=False,
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder to write one PNG for each picture to.")
@@ -29,7 +35,7 @@ def explain(
 
     Example: megl explain photo.jpg --model runs/model --output explanations/
     """
-    from megl_core.explain import explain_files
+    from megl_core.explain.many import explain_files
 
     results = explain_files(model, images, output, device)
     if as_json:

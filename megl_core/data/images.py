@@ -66,7 +66,12 @@ def decode_image(content: bytes) -> Image.Image:
         DataError: not one of `FORMATS`, broken or truncated, over `MAX_PIXELS`, or 32-bit grey.
     """
     with _decoder_errors():
-        image = _open(content)
+        return as_rgb(_open(content))
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """A Pillow image of any mode as RGB, under the rules and with the errors of `decode_image`."""
+    with _decoder_errors():
         if image.mode in ("I", "F"):
             raise DataError(f"a 32-bit grey image (mode {image.mode}) has no defined range: use 8 or 16 bits")
         if image.mode.startswith("I;16"):

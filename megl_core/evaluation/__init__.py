@@ -68,13 +68,13 @@ def evaluate(
     from megl_core.evaluation.judges import TextJudge, left_out
     from megl_core.evaluation.predict import predict
     from megl_core.evaluation.scores import score_split
-    from megl_core.explain import load_model
     from megl_core.metrics.meteor import Meteor
+    from megl_core.models.megl import MEGL
 
     torch.set_num_threads(config.num_threads)
     info = read_info(data)
     splits = _splits(info, config, data)
-    network = load_model(model, device)
+    network = MEGL.from_pretrained(model, device)
     label_map = _label_map(info.labels, network.labels, model)
     cue = find_cue(data, config.group_columns, network.labels)
     judge = TextJudge.load(config, network.device)

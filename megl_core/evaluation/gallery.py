@@ -16,8 +16,9 @@ from megl_core import files
 from megl_core.data.images import decode_image, decode_mask
 from megl_core.data.packed import PackedDataset
 from megl_core.evaluation.predict import Prediction
-from megl_core.explain import Explained, Explainer
 from megl_core.explain.drawing import fit, outline, overlay
+from megl_core.explain.explanation import Explained
+from megl_core.explain.many import explain_each
 from megl_core.models.megl import MEGL
 
 GALLERY = "gallery"
@@ -56,21 +57,19 @@ def write_gallery(
     chosen = choose_cases(predictions, count)
     cases = [(kind, number, case) for kind in KINDS for number, case in enumerate(chosen[kind], start=1)]
     rows = [data[case.row] for _, _, case in cases]
-    pictures = [decode_image(row.image) for row in rows]
+    pictures = (decode_image(row.image) for row in rows)
     entries = []
-    for (kind, number, case), row, picture, explained in zip(
-        cases, rows, pictures, Explainer(model).explain(pictures), strict=True
-    ):
+    for (kind, number, case), row, explained in zip(cases, rows, explain_each(model, pictures), strict=True):
         name = f"{split}-{kind}-{number:02d}.png"
         mask = None if row.mask is None else decode_mask(row.mask)
         with files.atomic_file(folder / GALLERY / name) as temporary:
-            _panel(picture, mask, explained).save(temporary, "PNG")
+            _panel(explained, mask).save(temporary, "PNG")
         entries.append(_entry(name, kind, case, explained, model.labels))
     files.write_json(folder / GALLERY / f"{split}.json", entries)
 
 
-def _panel(picture: Image.Image, mask: NDArray[np.bool_] | None, explained: Explained) -> Image.Image:
-    shown = fit(picture, _SIDE)
+def _panel(explained: Explained, mask: NDArray[np.bool_] | None) -> Image.Image:
+    shown = fit(explained.image, _SIDE)
     cells = [shown, overlay(shown, explained.heat_map)]
     if mask is not None:
         cells.insert(1, outline(shown, mask))

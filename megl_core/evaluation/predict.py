@@ -144,16 +144,16 @@ def _predict_batch(
     """Predictions for a batch; rationales where there is someone to judge them."""
     inputs = torch.stack([model.preprocess(image) for image in batch.images])
     result = model.explain(inputs, write=judge is not None)
-    probabilities = result.logits.float().softmax(dim=1).cpu().numpy()
-    predicted = result.predicted.tolist()
+    probabilities = result.probabilities.cpu().numpy()
+    predicted = result.predicted_index.tolist()
     maps = result.saliency.float().relu().cpu().numpy()
     places = [place for place, index in enumerate(batch.indices) if index in tried]
     faithful = {}
     if places:
-        chosen = (inputs[places], result.saliency[places], result.predicted[places])
+        chosen = (inputs[places], result.saliency[places], result.predicted_index[places])
         faithful = dict(zip(places, judge_maps(model, *chosen, config), strict=True))
     references = [tuple(row.explanations) for row in batch.rows]
-    text_scores = judge.judge(batch.images, result.rationales, references) if judge else None
+    text_scores = judge.judge(batch.images, result.rationale, references) if judge else None
     predictions = []
     for place, (index, row, image) in enumerate(zip(batch.indices, batch.rows, batch.images, strict=True)):
         box = cue_box(row.extra)
@@ -167,7 +167,7 @@ def _predict_batch(
                 mask_scores=None if row.mask is None else score_map(maps[place], decode_mask(row.mask)),
                 energy_in_cue=None if box is None else _energy_in(maps[place], box, image.size),
                 faithfulness=faithful.get(place),
-                rationale=result.rationales[place] if judge else None,
+                rationale=result.rationale[place] if judge else None,
                 references=references[place],
                 text_scores=text_scores[place] if text_scores else {},
                 extra=dict(row.extra),

@@ -10,58 +10,11 @@ from megl_core.errors import DataError
 from megl_core.evaluation import read_evaluation
 from megl_core.evaluation.charts import learning_curves
 from megl_core.files import read_json, resolve_inside
-from megl_core.html import data_uri, percent, render, write_html
+from megl_core.html import data_uri, render, write_html
+from megl_core.metrics.names import COUNTS, METRICS, figure
 
 GALLERY = "gallery"
 TRAINING_FILE = "training.json"
-
-# title of the section, then metric -> (its name for people, what it says)
-_METRICS: dict[str, dict[str, tuple[str, str]]] = {
-    "Classes": {
-        "accuracy": ("accuracy", "share of right predictions"),
-        "worst_group_accuracy": ("worst group", "lowest accuracy of a group of label and cue"),
-        "macro_f1": ("macro F1", "mean over classes"),
-        "auc": ("AUC", "each class against the rest, mean"),
-        "aligned_accuracy": ("accuracy, cue agrees", "where the cue's value goes with the class in training"),
-        "conflicting_accuracy": ("accuracy, cue conflicts", "where it goes with another class"),
-        "ece": ("calibration error", "gap between confidence and accuracy; lower is better"),
-        "cue_flip_rate": ("cue flips", "share of predictions that change with the cue; lower is better"),
-    },
-    "Heat maps of the predicted class": {
-        "energy_in_mask": ("energy in mask", "share of positive evidence inside the annotated region"),
-        "energy_in_cue": ("energy in cue", "share of positive evidence on the spurious cue; lower is better"),
-        "pointing_game": ("pointing game", "share of maps whose maximum lies in the mask"),
-        "iou": ("IoU", "region above half of the maximum against the mask"),
-        "iou_best": ("IoU, best threshold", "upper bound: the threshold is chosen for each map"),
-        "rank_accuracy": ("rank accuracy", "share of the highest pixels that lie in the mask"),
-        "insertion_auc": ("insertion", "probability while the highest pixels come back into a blurred image"),
-        "deletion_auc": ("deletion", "probability while they are blurred; lower is better"),
-        "comprehensiveness": ("comprehensiveness", "probability that goes with the highest pixels"),
-        "sufficiency": ("sufficiency", "probability that they alone lack; lower is better"),
-    },
-    "Rationales": {
-        "slot_accuracy": ("slot accuracy", "share of true facts (colour, place...) that the text says"),
-        "bleu4": ("BLEU-4", "matching phrases of up to four words"),
-        "rouge_l": ("ROUGE-L", "longest common word sequence"),
-        "cider": ("CIDEr-D", "matching phrases weighted by rarity, 0 to 10"),
-        "meteor": ("METEOR", "matching words, stems, synonyms and paraphrases"),
-        "bertscore": ("BERTScore", "similarity of words in their context"),
-        "clipscore": ("CLIPScore", "does the sentence fit the image, 0 to 2.5"),
-    },
-}
-_COUNTS = {
-    "n": "images",
-    "masks_n": "with a mask",
-    "faithfulness_n": "with pixels hidden",
-    "rationale_n": "rationales with a reference",
-    "slot_n": "rationales with slots",
-    "bertscore_n": "rationales with a BERTScore",
-    "clipscore_n": "rationales with a CLIPScore",
-    "aligned_n": "cue agrees",
-    "conflicting_n": "cue conflicts",
-    "cue_flip_n": "cue pairs",
-}
-_NOT_SHARES = {"cider", "clipscore"}
 
 
 def write_report(
@@ -137,7 +90,7 @@ def _facts(measured: dict[str, Any], trained: dict[str, Any]) -> list[tuple[str,
         (primary, "bleu4", "BLEU-4"),
     ]
     facts = [
-        (f"{shown}, {split}", _figure(name, metrics[split][name]))
+        (f"{shown}, {split}", figure(name, metrics[split][name]))
         for split, name, shown in wanted
         if name in metrics.get(split, {})
     ]
@@ -157,13 +110,13 @@ def _metric_tables(
                 _metric_row(metrics, f"{name}_filtered", f"{shown}, class right", ""),
             )
         ]
-        for title, names in _METRICS.items()
+        for title, names in METRICS.items()
     }
     slot_names = dict.fromkeys(name for split in slots.values() for name in split)
     sections["Rationales"] += [_metric_row(slots, name, f"says the {name}", "") for name in slot_names]
     sections["Counts"] = [
         row
-        for name, shown in _COUNTS.items()
+        for name, shown in COUNTS.items()
         for row in (
             _metric_row(metrics, name, shown, ""),
             _metric_row(metrics, f"{name.removesuffix('_n')}_filtered_n", f"{shown}, class right", ""),
@@ -176,14 +129,8 @@ def _metric_tables(
 def _metric_row(
     metrics: dict[str, dict[str, float]], name: str, shown: str, explanation: str
 ) -> dict[str, Any]:
-    values = [_figure(name, split[name]) if name in split else "" for split in metrics.values()]
+    values = [figure(name, split[name]) if name in split else "" for split in metrics.values()]
     return {"name": shown, "explanation": explanation, "values": values}
-
-
-def _figure(name: str, value: float) -> str:
-    if name == "n" or name.endswith("_n"):
-        return f"{value:.0f}"
-    return f"{value:.2f}" if name.removesuffix("_filtered") in _NOT_SHARES else percent(value)
 
 
 def _galleries(evaluation: Path, splits: list[str]) -> list[dict[str, Any]]:

@@ -1,6 +1,1 @@
-"""Pictures in; class, heat map and rationale out."""
-
-from megl_core.explain.explainer import Explained, Explainer, explain_files, load_model
-from megl_core.explain.panel import render_panel
-
-__all__ = ["Explained", "Explainer", "explain_files", "load_model", "render_panel"]
+"""Pictures in; class, heat map and rationale out. And what a model's card says of it."""

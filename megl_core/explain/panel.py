@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 from megl_core.explain.drawing import fit, overlay
 
 if TYPE_CHECKING:
-    from megl_core.explain.explainer import Explained
+    from megl_core.explain.explanation import Explained
 
 _SIDE = 320
 _MARGIN = 20
@@ -18,10 +18,10 @@ _PAPER, _INK, _SOFT, _TRACK, _BAR, _OTHER = "#ffffff", "#1d2430", "#586274", "#e
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def render_panel(image: Image.Image, explained: "Explained") -> Image.Image:
-    """The image beside its heat map, and below them the likeliest classes and the rationale."""
+def render_panel(explained: "Explained") -> Image.Image:
+    """The picture beside its heat map, and below them the likeliest classes and the rationale."""
     width = 2 * _SIDE + _GAP + 2 * _MARGIN
-    picture = fit(image.convert("RGB"), _SIDE)
+    picture = fit(explained.image, _SIDE)
     sheet = Image.new("RGB", (width, picture.height + 1000), _PAPER)
     draw = ImageDraw.Draw(sheet)
     right = _MARGIN + _SIDE + _GAP

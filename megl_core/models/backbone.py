@@ -176,10 +176,13 @@ class SmallBackbone(Backbone):
             resnet.embedder.pooler = nn.Identity()
         self.embedder = resnet.embedder
         self.encoder = resnet.encoder
+        # Convolutions are up to a third faster with channels last, on a CPU too.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.freeze_all_but(config.trainable, list(self.encoder.stages), norm=None)
 
     def encode(self, pixels: Tensor) -> Features:
-        cells: Tensor = self.encoder(self.embedder(pixels)).last_hidden_state
+        rows = pixels.contiguous(memory_format=torch.channels_last)
+        cells: Tensor = self.encoder(self.embedder(rows)).last_hidden_state
         return Features(cells, cells.mean(dim=(2, 3)), pixels, activations=cells)
 
 

@@ -1,6 +1,8 @@
 """MEGL: one network that classifies an image, shows where it looked, and says why."""
 
-from collections.abc import Mapping
+import importlib
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +14,11 @@ from torch.nn import functional as F
 from megl_core.config import ModelConfig, parse
 from megl_core.data.tokenizer import Tokenizer, load_tokenizer
 from megl_core.data.transforms import image_to_tensor
-from megl_core.errors import DataError
-from megl_core.files import read_json, write_json
+from megl_core.errors import ConfigError, DataError, MeglError, UnavailableError
+from megl_core.explain.asking import Classes, Pictures, class_indices, open_pictures
+from megl_core.explain.explanation import Explanation
+from megl_core.explain.model_card import CARD_FILE, UNKNOWN_LICENCE, model_card
+from megl_core.files import atomic_directory, read_json, write_json, write_text
 from megl_core.models.attribution import BY_GRADIENT, check_saliency, saliency_map
 from megl_core.models.backbone import Features, build_backbone
 from megl_core.models.decoder import Words, build_decoder
@@ -45,29 +50,6 @@ class Output:
     saliency: Tensor
     words: Words | None
     pixels: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What a person sees.
-
-    Attributes:
-        logits: (B, C).
-        predicted: (B,) most probable class.
-        target: (B,) the class that is explained.
-        saliency: (B, h, w) raw map of the target.
-        heat_map: (B, S, S) in [0, 1], positive evidence relative to its maximum, bilinear.
-        rationales: one sentence for each image; empty where none were asked for.
-        word_attention: (B, T, h, w) where each generated token looked; None where that is not known.
-    """
-
-    logits: Tensor
-    predicted: Tensor
-    target: Tensor
-    saliency: Tensor
-    heat_map: Tensor
-    rationales: list[str]
-    word_attention: Tensor | None
 
 
 class MEGL(nn.Module):
@@ -132,21 +114,111 @@ class MEGL(nn.Module):
         return Output(logits, saliency, words, features.pixels if input_gradients else None)
 
     @torch.no_grad()
-    def explain(self, images: Tensor, targets: Tensor | None = None, *, write: bool = True) -> Explanation:
-        """Classify and explain (B, 3, S, S) uint8 images, the predicted class unless `targets` (B,) is given.
+    def explain(
+        self,
+        images: Pictures | Tensor,
+        target: Classes | None = None,
+        *,
+        write: bool = True,
+    ) -> Explanation:
+        """Classify images and say where and why, in one batch.
 
-        Leaves the model's mode and gradients as it found them.
+        Leaves the modes of all modules and all gradients as it found them.
+
+        Args:
+            images: pictures of any sizes, as `open_pictures` takes them, or (B, 3, S, S) uint8.
+            target: the class to explain, by name or index, for all images or for each of them; None:
+                the predicted one.
+            write: whether to write rationales, where the model can.
+
+        Raises:
+            DataError: images that cannot be read.
+            ConfigError: a class that the model does not know.
         """
-        was_training = self.training
+        if not isinstance(images, Tensor):
+            images = open_pictures(images)
+        inputs = self._inputs(images)
+        targets = None
+        if target is not None:
+            indices = class_indices(target, self.labels, len(inputs))
+            targets = torch.tensor(indices, device=self.device)
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
-            return self._explain(images.to(self.device), targets, write)
+            features, logits, saliency = self._look(inputs, targets)
+            rationale, attention = [""] * len(inputs), None
+            if write and self.tokenizer is not None:
+                rationale, attention = self._write(self.tokenizer, inputs, features, saliency)
         finally:
-            self.train(was_training)
+            for module, mode in modes:
+                module.training = mode
+        predicted = logits.argmax(dim=1)
+        shown = display_form(saliency)[:, None]
+        return Explanation(
+            labels=self.labels,
+            probabilities=logits.float().softmax(dim=1),
+            predicted_index=predicted,
+            target_index=predicted if targets is None else targets,
+            saliency=saliency,
+            heat_map=F.interpolate(shown, size=self.image_size, mode="bilinear", align_corners=False),
+            rationale=rationale,
+            word_attention=attention,
+            images=images,
+        )
 
     def preprocess(self, image: "Image") -> Tensor:
         """A picture of any size as the model's input, (3, S, S) uint8."""
         return image_to_tensor(image, self.image_size)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, device: str = "cpu") -> "MEGL":
+        """A trained model, ready to explain. Reads JSON and safetensors only.
+
+        Args:
+            source: a model folder, or an MLflow URI: models:/name@alias, models:/name/3, runs:/<run>/name.
+                What it names is downloaded, and compared with its registered digest.
+            device: `cpu`, `cuda` or `auto` (CUDA where there is one).
+
+        Raises:
+            ConfigError: another device, or no such registered model.
+            UnavailableError: there is no CUDA device, or MLflow does not answer.
+            DataError: no model in the folder, or a broken one.
+            IntegrityError: other bytes than those that were registered.
+        """
+        device = _choose_device(device)
+        if str(source).startswith(("models:/", "runs:/")):
+            # The registry stands above the models: it is found by name, and only where it is asked for.
+            registry = importlib.import_module("megl_core.registry.sources")
+            with tempfile.TemporaryDirectory() as scratch:
+                return cls.load(registry.fetch(str(source), Path(scratch) / "model"), device)
+        folder = Path(source)
+        if not (folder / CONFIG_FILE).is_file():
+            raise DataError("no trained model in this folder", where=str(folder), fix="train one: megl train")
+        return cls.load(folder, device)
+
+    def save_pretrained(
+        self, folder: str | Path, evaluation: str | Path | None = None, licence: str = UNKNOWN_LICENCE
+    ) -> None:
+        """Write a folder for `from_pretrained` in one piece, in place of a model of ours that is there.
+
+        Args:
+            folder: of the model.
+            evaluation: evaluation.json of this model, or its folder; a model card, README.md, is made of it.
+            licence: for the card, as the hub names it.
+
+        Raises:
+            MeglError: something else is in the way.
+            DataError: an evaluation of a model with other classes.
+        """
+        folder = Path(folder)
+        if (folder / CONFIG_FILE).is_file() and "format_version" not in read_json(folder / CONFIG_FILE):
+            raise MeglError(
+                "another kind of model is there already", where=str(folder), fix="choose another folder"
+            )
+        with atomic_directory(folder, marker=CONFIG_FILE) as temporary:
+            self.save(temporary)
+            if evaluation is not None:
+                write_text(temporary / CARD_FILE, model_card(temporary, Path(evaluation), licence))
 
     def save(self, folder: Path) -> None:
         """Write config.json, model.safetensors and tokenizer.json into an existing folder."""
@@ -213,18 +285,17 @@ class MEGL(nn.Module):
             )
         return (features, logits, saliency) if wanted else (features, logits.detach(), saliency.detach())
 
-    def _explain(self, images: Tensor, targets: Tensor | None, write: bool) -> Explanation:
-        features, logits, saliency = self._look(images, targets)
-        predicted = logits.argmax(dim=1)
-        size = images.shape[-2:]
-        shown = display_form(saliency)[:, None]
-        heat_map = F.interpolate(shown, size=size, mode="bilinear", align_corners=False)[:, 0]
-        rationales: list[str] = []
-        attention = None
-        if write and self.tokenizer is not None:
-            rationales, attention = self._write(self.tokenizer, images, features, saliency)
-        target = predicted if targets is None else targets
-        return Explanation(logits, predicted, target, saliency, heat_map, rationales, attention)
+    def _inputs(self, images: Sequence["Image"] | Tensor) -> Tensor:
+        """(B, 3, S, S) uint8 on the model's device."""
+        if not isinstance(images, Tensor):
+            return torch.stack([self.preprocess(image) for image in images]).to(self.device)
+        if images.dtype != torch.uint8 or images.shape[1:] != (3, self.image_size, self.image_size):
+            raise DataError(
+                f"images {tuple(images.shape)} of {images.dtype}; this model takes (B, 3, "
+                f"{self.image_size}, {self.image_size}) of torch.uint8",
+                fix="give pictures: Pillow images, paths or arrays of any size",
+            )
+        return images.to(self.device)
 
     def _write(
         self, tokenizer: Tokenizer, images: Tensor, features: Features, saliency: Tensor
@@ -238,3 +309,12 @@ class MEGL(nn.Module):
         if attention is not None:
             attention = attention.reshape(*attention.shape[:2], self.map_size, self.map_size)
         return [tokenizer.decode(row) for row in tokens.tolist()], attention
+
+
+def _choose_device(name: str) -> str:
+    has_gpu = torch.cuda.is_available()
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"unknown device {name!r}", fix="choose auto, cpu or cuda")
+    if name == "cuda" and not has_gpu:
+        raise UnavailableError("no CUDA device is visible", fix="use the CPU")
+    return ("cuda" if has_gpu else "cpu") if name == "auto" else name

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megl_core.errors import ConfigError, IntegrityError
+from megl_core.explain.model_card import UNKNOWN_LICENCE
 from megl_core.files import read_json, sha256_file, sha256_tree
 from megl_core.progress import get_reporter
 from megl_core.redaction import redact
@@ -69,6 +70,7 @@ def register(
     tracking_uri: str,
     run_id: str,
     tags: Mapping[str, str] | None = None,
+    licence: str = UNKNOWN_LICENCE,
 ) -> RegisteredVersion:
     """Log the model to the run that trained it, and make it a version of the registered model.
 
@@ -83,6 +85,7 @@ def register(
         tracking_uri: the MLflow server or database.
         run_id: the training run.
         tags: more tags, such as `megl.dvc_hash` and `megl.code_commit`.
+        licence: of the weights, for the model card.
 
     Raises:
         IntegrityError: a report is about other bytes than the model's.
@@ -99,7 +102,7 @@ def register(
     with mlflow_errors(tracking_uri, "register the model"), global_uri(tracking_uri):
         version = _find_intact(client, name, digest)
         if version is None:
-            model_id = _log_model(client, model, reports, name, run_id, tags)
+            model_id = _log_model(client, model, reports, name, run_id, tags, licence)
             _ensure_registered_model(client, name)
             version = client.create_model_version(
                 name, f"models:/{model_id}", run_id, tags, model_id=model_id
@@ -178,6 +181,7 @@ def _log_model(
     name: str,
     run_id: str,
     tags: Mapping[str, str],
+    licence: str,
 ) -> str:
     """Upload the model as an MLflow logged model of the run; returns its id.
 
@@ -192,7 +196,7 @@ def _log_model(
     )
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / "model"
-        packaging.save(model, reports, packed, run_id=run_id, model_id=logged.model_id)
+        packaging.save(model, reports, packed, licence=licence, run_id=run_id, model_id=logged.model_id)
         client.log_model_artifacts(logged.model_id, str(packed))
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)

@@ -15,6 +15,7 @@ import numpy as np
 
 import megl_core
 from megl_core.data.images import encode_png
+from megl_core.explain.model_card import CARD_FILE, UNKNOWN_LICENCE, model_card
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 MODEL_ARTIFACT = "model"
 EVALUATION_ARTIFACT = "evaluation.json"
 GATE_ARTIFACT = "gate.json"
+CARD_ARTIFACT = CARD_FILE
 
 # What the serving model imports. Everything else that MEGL installs stays out of a serving image.
 SERVING_PACKAGES = (
@@ -73,15 +75,24 @@ def requirements() -> list[str]:
     ]
 
 
-def save(model: Path, reports: Mapping[str, Path], target: Path, *, run_id: str, model_id: str) -> None:
-    """Write the MLflow model to `target`, and load and run it once to see that it works.
+def save(
+    model: Path,
+    reports: Mapping[str, Path],
+    target: Path,
+    *,
+    run_id: str,
+    model_id: str,
+    licence: str = UNKNOWN_LICENCE,
+) -> None:
+    """Write the MLflow model to `target` with a model card, and load and run it once to see that it works.
 
     Args:
         model: model folder as the training step writes it.
-        reports: `{name in the artifacts: file}`.
+        reports: `{name in the artifacts: file}`, the evaluation among them.
         target: a folder that does not exist.
         run_id: the run that made the model.
         model_id: MLflow's id of the logged model.
+        licence: of the weights, for the card.
     """
     from mlflow import pyfunc
     from mlflow.models import Model
@@ -89,6 +100,9 @@ def save(model: Path, reports: Mapping[str, Path], target: Path, *, run_id: str,
     example = input_example()
     with tempfile.TemporaryDirectory() as staging:
         artifacts = _stage({MODEL_ARTIFACT: model, **reports}, Path(staging))
+        card = Path(staging) / CARD_ARTIFACT
+        card.write_text(model_card(model, reports[EVALUATION_ARTIFACT], licence), encoding="utf-8")
+        artifacts[CARD_ARTIFACT] = str(card)
         pyfunc.save_model(
             str(target),
             python_model=str(Path(__file__).with_name("serving_model.py")),

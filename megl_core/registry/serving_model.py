@@ -7,7 +7,6 @@ Output: one row for each image, as `packaging.signature` lists it.
 import base64
 import binascii
 import json
-from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -16,7 +15,8 @@ from PIL import Image
 
 from megl_core.data.images import decode_image, encode_png
 from megl_core.errors import DataError
-from megl_core.explain import Explained, Explainer
+from megl_core.explain.explanation import Explained
+from megl_core.explain.many import explain_each
 from megl_core.models.megl import MEGL
 
 
@@ -28,8 +28,7 @@ class ExplainedClassifier(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the weights (safetensors) from the model's artifacts."""
-        model = MEGL.load(Path(context.artifacts["model"]), context.model_config["device"])
-        self._explainer = Explainer(model)
+        self._model = MEGL.from_pretrained(context.artifacts["model"], context.model_config["device"])
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ARG002
         """Explain every picture.
@@ -37,8 +36,8 @@ class ExplainedClassifier(mlflow.pyfunc.PythonModel):
         Raises:
             DataError: cells that hold no image; all of them are named.
         """
-        explained = self._explainer.explain(_pictures(model_input["image"].tolist()))
-        return pd.DataFrame([_row(one) for one in explained])
+        pictures = _pictures(model_input["image"].tolist())
+        return pd.DataFrame([_row(explained) for explained in explain_each(self._model, pictures)])
 
 
 def _pictures(cells: list[Any]) -> list[Image.Image]:

@@ -191,6 +191,7 @@ def register_tracked(
         resolve_tracking_uri(config, workspace),
         run_id,
         tags,
+        config.licence,
     )
     get_reporter().message(f"{version.name} version {version.version}")
     return version

@@ -185,6 +185,18 @@ def find(client: "MlflowClient", name: str, reference: int | str, tracking_uri: 
     )
 
 
+def search_run(client: "MlflowClient", name: str, run_id: str, tracking_uri: str) -> int:
+    """The newest version of a model that a run trained.
+
+    Raises:
+        ConfigError: the run has none.
+    """
+    found = [int(version.version) for version in search(client, name) if version.run_id == run_id]
+    if not found:
+        raise ConfigError(f"no version of {name!r} comes from run {run_id}", where=redact(tracking_uri))
+    return max(found)
+
+
 def read_aliases(client: "MlflowClient", name: str) -> dict[str, str]:
     """`{alias: version}` of a model; empty if there is no such model. Versions do not always carry them."""
     from mlflow.exceptions import MlflowException

@@ -21,8 +21,9 @@ def check_progress(model: MEGL, pixels: PixelStore) -> dict[str, float]:
         has_mask = torch.tensor([row.mask is not None for row in rows], device=model.device)
         masks = torch.stack(marks).to(model.device) / 255
         seen = model.explain(torch.stack(images), write=False)
-        inside = (seen.heat_map * masks).sum(dim=(1, 2)) / (seen.heat_map.sum(dim=(1, 2)) + 1e-6)
-        right += int((seen.predicted == labels).sum())
+        heat = seen.heat_map[:, 0]
+        inside = (heat * masks).sum(dim=(1, 2)) / (heat.sum(dim=(1, 2)) + 1e-6)
+        right += int((seen.predicted_index == labels).sum())
         energy += float(inside[has_mask].sum())
         marked += int(has_mask.sum())
     row = {"val_accuracy": right / len(data)}

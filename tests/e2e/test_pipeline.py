@@ -81,15 +81,14 @@ def test_the_registered_model_says_what_the_trained_one_says(
 ) -> None:
     import mlflow
     import pandas as pd
-    from PIL import Image
 
-    from megl_core.explain import Explainer, load_model
+    from megl_core import MEGL
 
     mlflow.set_tracking_uri(first["tracking_uri"])
     model = mlflow.pyfunc.load_model("models:/megl@staging")
     image = workspace.dataset / "images" / "ood-00003.png"
     row = model.predict(pd.DataFrame({"image": [image.read_bytes()]})).iloc[0]
-    (seen,) = Explainer(load_model(Path(first["model"]))).explain([Image.open(image)])
+    seen = MEGL.from_pretrained("models:/megl@staging").explain(image)[0]
     assert (row["label"], row["rationale"]) == (seen.label, seen.rationale)
     assert row["probability"] == pytest.approx(seen.probability)
     assert row["label"] in {"round", "boxy", "pointed", "crossed"}

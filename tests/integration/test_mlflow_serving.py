@@ -18,7 +18,7 @@ from PIL import Image
 
 from megl_core.config import RegistryConfig
 from megl_core.errors import DataError
-from megl_core.explain import Explained, Explainer
+from megl_core.explain.explanation import Explained
 from megl_core.models.megl import MEGL
 from megl_core.registry import packaging
 from megl_core.registry.models import register
@@ -40,8 +40,7 @@ def png(image: Image.Image) -> bytes:
 
 
 def expected(model: SmallModel) -> Explained:
-    (explained,) = Explainer(MEGL.load(model.folder)).explain([picture()])
-    return explained
+    return MEGL.from_pretrained(model.folder).explain(picture())[0]
 
 
 @pytest.fixture

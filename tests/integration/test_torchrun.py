@@ -80,7 +80,7 @@ def run(name, case, config):
     terms = module(images[mine], targets, 0.6)
     terms["loss"].backward()
     found = {f"{name}/term.{key}": reported_mean(term).reshape(1) for key, term in terms.items()}
-    return found | {f"{name}/grad.{key}": p.grad for key, p in step.named_parameters()}
+    return found | {f"{name}/grad.{key}": p.grad.contiguous() for key, p in step.named_parameters()}
 
 
 found = {}

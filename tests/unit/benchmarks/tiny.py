@@ -33,7 +33,12 @@ def record(
     code: str = CODE,
 ) -> Record:
     """A result with this OOD accuracy; `val` is accuracy and energy in mask of the validation images."""
-    shifted = {"accuracy": ood, "energy_in_mask": energy, "cue_flip_rate": 0.25, "worst_group_accuracy": 0.125}
+    shifted = {
+        "accuracy": ood,
+        "energy_in_mask": energy,
+        "cue_flip_rate": 0.25,
+        "worst_group_accuracy": 0.125,
+    }
     return Record(
         cell=run.cell.name,
         seed=run.seed,

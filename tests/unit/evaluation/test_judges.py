@@ -19,12 +19,13 @@ def test_maps_are_tried_at_the_images_size_on_the_models_own_probabilities(packe
         model.head.weight.mul_(20)  # a model that is sure of something
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     explained = model.explain(images, write=False)
-    rows = judge_maps(model, images, explained.saliency, explained.predicted, EvaluationConfig(batch_size=5))
+    chosen = (images, explained.saliency, explained.predicted_index)
+    rows = judge_maps(model, *chosen, EvaluationConfig(batch_size=5))
     curves = perturbation_curves(
-        lambda mixed: model.explain(mixed, write=False).logits.softmax(dim=1),
+        lambda mixed: model.explain(mixed, write=False).probabilities,
         images,
         F.interpolate(explained.saliency[:, None], (32, 32), mode="bilinear", align_corners=False)[:, 0],
-        explained.predicted,
+        explained.predicted_index,
     )
     assert [tuple(row) for row in rows] == [tuple(FAITHFULNESS)] * 3
     expected = insertion_auc(curves).tolist()

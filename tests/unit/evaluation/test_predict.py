@@ -5,7 +5,7 @@ from megl_core.config import EvaluationConfig
 from megl_core.data.packed import PackedDataset
 from megl_core.evaluation.judges import FAITHFULNESS, TextJudge
 from megl_core.evaluation.predict import MASK_SCORES, MAX_SIDE, cue_box, predict, score_map, to_table
-from megl_core.explain import load_model
+from megl_core.models.megl import MEGL
 
 NO_JUDGE = TextJudge(bert=None, clip=None)
 
@@ -55,7 +55,7 @@ def test_a_cue_box_has_four_numbers(value, expected):
 
 def test_predictions_stand_in_the_splits_order_and_only_some_have_a_text(packed, crossed_model):
     data = PackedDataset(packed, "test")
-    model = load_model(crossed_model)
+    model = MEGL.from_pretrained(crossed_model)
     counted = []
     config = EvaluationConfig(batch_size=3, max_texts=5, faithfulness_samples=4)
     predictions = predict(model, data, [0, 1, 2, 3], config, NO_JUDGE, counted.append)
@@ -67,7 +67,7 @@ def test_predictions_stand_in_the_splits_order_and_only_some_have_a_text(packed,
 
 
 def test_batch_size_does_not_change_what_is_predicted(packed, crossed_model):
-    model = load_model(crossed_model)
+    model = MEGL.from_pretrained(crossed_model)
     tables = []
     for size in (3, 8):
         config = EvaluationConfig(batch_size=size)

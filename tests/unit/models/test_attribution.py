@@ -284,7 +284,7 @@ def test_explaining_leaves_no_trace(
     assert torch.equal(model.head.weight.grad, torch.ones_like(model.head.weight))
     assert all(p.grad is None for p in model.parameters() if p is not model.head.weight)
     assert not seen.saliency.requires_grad
-    assert not seen.logits.requires_grad
+    assert not seen.probabilities.requires_grad
     assert not seen.heat_map.requires_grad
     trained = model.eval()(pictures, targets(), None, 0.1)
     assert torch.allclose(trained.saliency, seen.saliency, atol=1e-6)

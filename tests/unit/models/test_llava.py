@@ -209,7 +209,7 @@ def test_a_saved_model_needs_neither_checkpoint_nor_peft(
     monkeypatch.setitem(sys.modules, "peft", None)
     loaded = MEGL.load(tmp_path / "model")
     before, after = model.explain(images), loaded.explain(images)
-    assert before.rationales == after.rationales
+    assert before.rationale == after.rationale
     assert before.word_attention is not None
     assert after.word_attention is not None
     assert torch.equal(before.word_attention, after.word_attention)

@@ -80,19 +80,20 @@ def test_explaining_leaves_mode_and_gradients_as_they_were(model: MEGL, images: 
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
-    assert seen.heat_map.shape == (4, 32, 32)
+    assert seen.heat_map.shape == (4, 1, 32, 32)
     assert seen.heat_map.min() >= 0
     assert seen.heat_map.max() <= 1
-    assert len(seen.rationales) == 4
+    assert len(seen.rationale) == 4
     assert seen.word_attention is not None
     assert seen.word_attention.shape[2:] == (model.map_size, model.map_size)
 
 
 def test_the_explained_class_is_the_one_asked_for(model: MEGL, images: torch.Tensor) -> None:
     own = model.explain(images, write=False)
-    other = model.explain(images, (own.predicted + 1) % 3, write=False)
-    assert torch.equal(own.target, own.predicted)
-    assert torch.equal(other.target, (own.predicted + 1) % 3)
+    following = (own.predicted_index + 1) % 3
+    other = model.explain(images, following, write=False)
+    assert own.target == own.predicted
+    assert torch.equal(other.target_index, following)
     assert not torch.allclose(own.saliency, other.saliency)
 
 
@@ -101,8 +102,8 @@ def test_a_loaded_model_is_the_saved_one(model: MEGL, images: torch.Tensor, tmp_
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
     loaded = MEGL.load(tmp_path)
     before, after = model.explain(images), loaded.explain(images)
-    assert torch.equal(before.logits, after.logits)
-    assert before.rationales == after.rationales
+    assert torch.equal(before.probabilities, after.probabilities)
+    assert before.rationale == after.rationale
     assert loaded.labels == LABELS
     assert not loaded.training
 
@@ -130,9 +131,9 @@ def test_a_model_on_a_checkpoint_is_loaded_without_it(
     shutil.rmtree(checkpoint)
     loaded = MEGL.load(folder)
     before, after = model.explain(pictures), loaded.explain(pictures)
-    assert torch.equal(before.logits, after.logits)
+    assert torch.equal(before.probabilities, after.probabilities)
     assert torch.equal(before.heat_map, after.heat_map)
-    assert before.rationales == after.rationales
+    assert before.rationale == after.rationale
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == {name for name, parameter in loaded.named_parameters() if not parameter.requires_grad}
 

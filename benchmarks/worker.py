@@ -1,0 +1,144 @@
+"""One run in one process: data, training and evaluation through the functions that the pipeline calls."""
+
+import fcntl
+import os
+import platform
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import METRICS, SPLITS
+from megl_core.code import code_digest
+from megl_core.config import Config
+from megl_core.data.importers import import_dataset
+from megl_core.data.manifest import scan, write_manifest
+from megl_core.data.pack import pack
+from megl_core.data.packed import read_info
+from megl_core.errors import MeglError
+from megl_core.evaluation import Evaluation, evaluate
+from megl_core.files import read_json, sha256_json, write_json
+from megl_core.progress import SilentReporter
+from megl_core.training import train
+from megl_core.training.loop import TRAINING_FILE
+
+VERSIONS = ("torch", "numpy")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process is to do.
+
+    Attributes:
+        outcome: the JSON file to write: what was measured, or `{"error": ...}`.
+        folder: of packed data and working files, shared by all processes.
+    """
+
+    config: Config
+    outcome: Path
+    folder: Path
+
+
+def work(job: Job) -> None:
+    """Run a job and write its outcome; Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        outcome = measure(job.config, job.folder)
+    except MeglError as error:
+        outcome = {"error": str(error)}
+    except Exception:
+        outcome = {"error": traceback.format_exc()}
+    write_json(job.outcome, outcome)
+
+
+def measure(config: Config, folder: Path) -> dict[str, Any]:
+    """Train and evaluate one configuration; what a `Record` holds but for the cell's part of it."""
+    data = packed_data(config, folder)
+    with tempfile.TemporaryDirectory(prefix="run-", dir=folder) as name:
+        work_folder = Path(name)
+        started = time.monotonic()
+        train(
+            data,
+            work_folder / "model",
+            config.model,
+            config.objective,
+            config.train,
+            reporter=SilentReporter(),
+        )
+        seconds = time.monotonic() - started
+        steps = read_json(work_folder / "model" / TRAINING_FILE)["steps"]
+        evaluation = evaluate(
+            work_folder / "model", data, config.evaluation, work_folder / "evaluation", SilentReporter()
+        )
+    return {
+        "code": code_digest(),  # read at the end: it tells of every change since the process began
+        "data": read_info(data).digest,
+        "metrics": _metrics(evaluation),
+        "training_seconds": round(seconds, 2),
+        "core_seconds": round(time.process_time(), 2),
+        "steps": steps,
+        "finished": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+    }
+
+
+def packed_data(config: Config, folder: Path) -> Path:
+    """The packed scenes of a configuration, made by the first process that needs them."""
+    settings = {"scenes": config.data.scenes.model_dump(mode="json"), "pack": config.pack.model_dump()}
+    packed = folder / f"data-{sha256_json(settings)[:16]}"
+    with locked(packed.with_suffix(".lock")):
+        if not packed.is_dir():
+            with tempfile.TemporaryDirectory(prefix="run-", dir=folder) as name:
+                dataset, manifest = Path(name) / "dataset", Path(name) / "manifest.parquet"
+                import_dataset(config.data.importer, None, dataset, config.data, SilentReporter())
+                write_manifest(scan(dataset, config.data.split, SilentReporter()), manifest)
+                pack(dataset, manifest, packed, config.pack, reporter=SilentReporter())
+    return packed
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock file; it is freed with the process, however that ends.
+
+    Raises:
+        BlockingIOError: another process holds it and `wait` is off.
+    """
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def machine() -> dict[str, str]:
+    """Processor, number of cores, and the versions that numbers may depend on."""
+    return {
+        "processor": _processor(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "python": platform.python_version(),
+    } | {name: version(name) for name in VERSIONS}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _metrics(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    return {
+        split: {
+            name: round(evaluation.metrics[split][name], 5)
+            for name in METRICS
+            if name in evaluation.metrics[split]
+        }
+        for split in SPLITS
+    }

@@ -1,0 +1,92 @@
+"""Any number of pictures, a few of them in memory at a time."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from megl_core.data.images import decode_image, read_file
+from megl_core.errors import DataError
+from megl_core.explain.asking import Picture
+from megl_core.explain.explanation import Explained
+from megl_core.files import atomic_file
+from megl_core.models.megl import MEGL
+
+_BATCH = 4  # a photo of 24 megapixels takes 0.2 GB, and its heat map as much again
+
+
+def explain_each(model: MEGL, images: Iterable[Picture]) -> Iterator[Explained]:
+    """Explain the predicted class of each picture, in order."""
+    remaining = iter(images)
+    while batch := list(islice(remaining, _BATCH)):
+        yield from model.explain(batch)
+
+
+def explain_files(
+    model: str | Path, images: Sequence[Path], output: Path, device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """Explain image files with a model; write one PNG panel for each below `output`.
+
+    All files are checked before the first is explained.
+
+    Args:
+        model: what `MEGL.from_pretrained` takes, as `device`.
+        images: the files.
+        output: a folder.
+
+    Returns:
+        For each image its path, the panel's path, label, probability, probabilities and rationale.
+
+    Raises:
+        DataError: files that are no images (all of them are named), or no model in the folder.
+        UnavailableError: there is no such device.
+    """
+    _check_all(images)
+    network = MEGL.from_pretrained(model, device)
+    results = []
+    rows = zip(images, _panel_paths(images, output), explain_each(network, images), strict=True)
+    for path, panel, explained in rows:
+        with atomic_file(panel) as temporary:
+            explained.plot().save(temporary, "PNG")
+        results.append(_summary(path, panel, explained))
+    return results
+
+
+def _panel_paths(images: Sequence[Path], output: Path) -> list[Path]:
+    """`<stem>.png` for each image; where stems repeat, the later ones are numbered."""
+    taken: set[str] = set()
+    paths = []
+    for image in images:
+        name, number = image.stem, 1
+        while name in taken:
+            number += 1
+            name = f"{image.stem}-{number}"
+        taken.add(name)
+        paths.append(output / f"{name}.png")
+    return paths
+
+
+def _summary(image: Path, panel: Path, explained: Explained) -> dict[str, Any]:
+    return {
+        "image": str(image),
+        "panel": str(panel),
+        "label": explained.label,
+        "probability": explained.probability,
+        "probabilities": explained.probabilities,
+        "rationale": explained.rationale,
+    }
+
+
+def _check_all(images: Sequence[Path]) -> None:
+    problems = []
+    for path in images:
+        try:
+            decode_image(read_file(path))
+        except DataError as error:
+            problems.append(f"{path}: {error.what}")
+    if problems:
+        raise DataError(
+            f"{len(problems)} of {len(images)} files cannot be explained",
+            problems=problems,
+            fix="leave them out, or save them again as PNG or JPEG",
+        )
