@@ -17,15 +17,19 @@ _LIBRARIES = (
     "torch",
     "transformers",
 )
+_CARRIERS = ("cli/", "lineage/", "registry/", "storage/")
 
 
 @functools.cache
 def code_digest() -> str:
-    """SHA-256 over the source of megl_core but its command line, and the versions of its main libraries."""
+    """SHA-256 over the source of megl_core and the versions of its main libraries.
+
+    Left out is what only carries results and cannot change them: command line, registry, lineage, storage.
+    """
     root = Path(__file__).parent
     files = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     sources = {path.relative_to(root).as_posix(): sha256_file(path) for path in sorted(files)}
-    counted = {name: digest for name, digest in sources.items() if not name.startswith("cli/")}
+    counted = {name: digest for name, digest in sources.items() if not name.startswith(_CARRIERS)}
     return sha256_json({"sources": counted, "libraries": {name: _version(name) for name in _LIBRARIES}})
 
 

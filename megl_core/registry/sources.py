@@ -5,7 +5,8 @@ from pathlib import Path
 
 from megl_core.errors import ConfigError
 from megl_core.registry.connection import connect, mlflow_errors
-from megl_core.registry.versions import fetch_model, search_run
+from megl_core.registry.fetching import fetch_model
+from megl_core.registry.versions import search_run
 
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:/|@)(?P<reference>[^/@]+)")
 _OF_A_RUN = re.compile(r"runs:/(?P<run>[^/]+)/(?P<name>[^/@]+)")

@@ -17,15 +17,15 @@ from megl_core.evaluation.report import write_report
 from megl_core.files import read_json, sha256_tree, write_json
 from megl_core.progress import get_reporter
 from megl_core.redaction import redact
+from megl_core.registry.fetching import fetch_evaluation, fetch_model
 from megl_core.registry.gate import GateResult, compare
-from megl_core.registry.models import promote, register
+from megl_core.registry.registration import register
+from megl_core.registry.stages import promote
 from megl_core.registry.tracking import resolve_tracking_uri, start_run
 from megl_core.registry.versions import (
     RegisteredVersion,
     Stage,
     champion,
-    fetch_evaluation,
-    fetch_model,
     show_version,
 )
 
