@@ -423,13 +423,28 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Conf
     """
     tree: dict[str, Any] = {}
     if path is not None:
-        tree = _read_yaml(path)
+        tree = read_yaml(path)
+    _override(tree, overrides)
+    return parse(Config, tree, where=str(path) if path else "--set")
+
+
+def changed(config: Config, overrides: Iterable[str], where: str = "--set") -> Config:
+    """A configuration with each `a.b=c` of `overrides` applied.
+
+    Raises:
+        ConfigError: an override does not fit; the message names every wrong key.
+    """
+    tree = config.model_dump(mode="json")
+    _override(tree, overrides)
+    return parse(Config, tree, where=where)
+
+
+def _override(tree: dict[str, Any], overrides: Iterable[str]) -> None:
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key:
             raise ConfigError(f"cannot read {override!r}", fix="write --set section.key=value")
         _set_in(tree, key.strip(), _parse_scalar(value))
-    return parse(Config, tree, where=str(path) if path else "--set")
 
 
 S = TypeVar("S", bound=Section)
@@ -473,7 +488,12 @@ def read_sections(**texts: str) -> Config:
     return parse(Config, sections, where=", ".join(texts))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping from a YAML file; an empty file is an empty mapping.
+
+    Raises:
+        ConfigError: no such file, no YAML, or no mapping.
+    """
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:

@@ -19,6 +19,7 @@ from megl_core.errors import MeglError
 COMMANDS = {
     "data": ("megl_core.cli.data", "Generate, import, validate, pack and look at datasets."),
     "train": ("megl_core.cli.train", "Train a model on a packed dataset."),
+    "tune": ("megl_core.cli.tune", "Search for the settings that do best on the validation split."),
     "evaluate": ("megl_core.cli.evaluate", "Evaluate a model: accuracy, heat maps, rationales."),
     "explain": ("megl_core.cli.explain", "Explain pictures: class, heat map and rationale."),
     "models": ("megl_core.cli.models", "Look at registered models and promote them."),

@@ -16,6 +16,7 @@ LAYERS = [
     {"data", "models", "objectives", "metrics", "explain"},
     {"validation", "training", "evaluation"},
     {"registry"},
+    {"tuning"},
     {"cli"},
 ]
 MODULES = sorted(path.relative_to(REPOSITORY).as_posix() for path in PACKAGE.rglob("*.py"))

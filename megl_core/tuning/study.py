@@ -1,0 +1,185 @@
+"""The study: what has been tried, in a journal that several processes write and that outlives them."""
+
+import fcntl
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megl_core.code import code_digest
+from megl_core.config import Config, changed
+from megl_core.data.packed import read_info
+from megl_core.errors import ConfigError, UnavailableError
+from megl_core.tuning.space import Choices, Range, Space, Value, overrides
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
+
+_JOURNAL = "journal.log"
+_NAME = "megl"
+_STOPPED = "stopped"
+"""Attribute of the study: trials whose processes were gone; their settings are tried again."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One trial that ended.
+
+    Attributes:
+        state: `complete`, `pruned` (stopped early, for it was worse than others at that epoch) or `failed`.
+        score: of its last epoch; None where there was none.
+        values: the settings that were tried, by dotted name.
+        error: why it failed.
+    """
+
+    number: int
+    state: str
+    score: float | None
+    values: dict[str, Value]
+    error: str = ""
+
+
+def open_study(folder: Path, seed: int) -> "Study":
+    """The study of a folder, made where there is none; `seed` is that of this process's proposals."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        storage = JournalStorage(JournalFileBackend(str(folder / _JOURNAL)))
+    return optuna.create_study(
+        study_name=_NAME,
+        storage=storage,
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
+        direction="maximize",
+        load_if_exists=True,
+    )
+
+
+def require_same(study: "Study", data: Path, space: Space, config: Config, folder: Path) -> None:
+    """Trials of other data or settings are no neighbours in one search."""
+    own = changed(config, overrides({name: v.examples[0] for name, v in space.parameters.items()}))
+    tree = own.model_dump(mode="json")
+    this = {
+        "data": read_info(data).digest,
+        "space": space.model_dump(mode="json"),
+        "code": code_digest(),
+        "settings": {name: tree[name] for name in ("model", "objective", "train")},
+    }
+    known = study.user_attrs.get("about")
+    if known is None:
+        study.set_user_attr("about", this)
+    elif known != this:
+        changed_parts = [name for name in this if known.get(name) != this[name]]
+        raise ConfigError(
+            f"the search in this folder is of other {' and '.join(changed_parts)}",
+            where=str(folder),
+            fix="give another folder: --output",
+        )
+
+
+def take_up(study: "Study", space: Space, config: Config) -> None:
+    """Queue the configuration's own values, and those of trials whose processes are gone."""
+    import optuna
+
+    tree = config.model_dump(mode="json")
+    own = {name: _value_at(tree, name) for name in space.parameters}
+    if not study.get_trials(deepcopy=False) and all(
+        _holds(space.parameters[name], value) for name, value in own.items()
+    ):
+        study.enqueue_trial(own)
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        study.set_user_attr(_STOPPED, [*study.user_attrs.get(_STOPPED, []), trial.number])
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        if trial.params:
+            study.enqueue_trial(trial.params)
+
+
+def _value_at(tree: Mapping[str, Any], name: str) -> Any:
+    for part in name.split("."):
+        tree = tree[part]
+    return tree
+
+
+def _holds(values: Range | Choices, value: Any) -> bool:
+    if isinstance(values, Choices):
+        return value in values.choices
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    on_grid = values.step is None or abs((value - values.low) / values.step % 1) < 1e-9
+    return values.low <= value <= values.high and on_grid
+
+
+def _trials(study: "Study") -> "list[FrozenTrial]":
+    """All trials but those whose processes were gone."""
+    stopped = set(study.user_attrs.get(_STOPPED, []))
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.number not in stopped]
+
+
+def ended(study: "Study") -> list[Attempt]:
+    """The trials that ended, in their order."""
+    names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+    return [
+        Attempt(
+            trial.number,
+            names[trial.state.name],
+            _score(trial),
+            dict(trial.params),
+            str(trial.user_attrs.get("error", "")),
+        )
+        for trial in _trials(study)
+        if trial.state.name in names
+    ]
+
+
+def _score(trial: "FrozenTrial") -> float | None:
+    if trial.value is not None:
+        return float(trial.value)
+    seen = trial.intermediate_values
+    return float(seen[max(seen)]) if seen else None
+
+
+def best_score(study: "Study") -> float:
+    scores = [one.score for one in ended(study) if one.state == "complete" and one.score is not None]
+    return max(scores, default=float("nan"))
+
+
+def next_trial(study: "Study", folder: Path, wanted: int) -> "Trial | None":
+    """A new trial, or None where as many as were asked for have begun; one process at a time."""
+    with locked(folder / "next.lock"):
+        begun = _trials(study)
+        waiting = sum(trial.state.name == "WAITING" for trial in begun)
+        return study.ask() if len(begun) - waiting < wanted else None
+
+
+def suggest(trial: "Trial", name: str, values: Range | Choices) -> Value:
+    if isinstance(values, Choices):
+        chosen: Value = trial.suggest_categorical(name, values.choices)
+        return chosen
+    if values.is_whole:
+        step = int(values.step or 1)
+        return int(trial.suggest_int(name, int(values.low), int(values.high), step=step, log=values.log))
+    return float(trial.suggest_float(name, values.low, values.high, step=values.step, log=values.log))
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock file; it is freed with the process, however that ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UnavailableError(
+                "another process searches here",
+                where=str(path.parent),
+                fix="wait for it, or use another folder",
+            ) from None
+        yield
