@@ -7,11 +7,12 @@ same seed, so that cells which share a seed are pairs.
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, Literal, get_args
 
+from benchmarks.sources import Scenes, Source
 from megl_core.config import Config, load_config
 from megl_core.files import sha256_json
 
@@ -100,7 +101,7 @@ PUBLISHED = ("energy", "haics", "gradia", "res_g", "res_l", "rrr")
 WEIGHTS = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4)
 MAPS = ("plain", "centered")
 SECTIONS = ("model", "objective", "train", "evaluation", "pack")
-"""Sections of the configuration that decide a run's numbers, besides `data.scenes`."""
+"""Sections of the configuration that decide a run's numbers, besides its source's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,19 +130,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class Run:
-    """A cell with one of its seeds, and the configuration that this comes to."""
+    """A cell with one of its seeds, the configuration that this comes to, and its images."""
 
     cell: Cell
     seed: int
     overrides: Overrides
     config: Config
+    source: Source = field(default_factory=Scenes)
 
     @cached_property
     def config_digest(self) -> str:
         """SHA-256 over every setting that decides about the numbers, the seeds among them."""
         tree = self.config.model_dump(mode="json")
-        settings = {name: tree[name] for name in SECTIONS} | {"scenes": tree["data"]["scenes"]}
-        return sha256_json(settings)
+        settings = {name: tree[name] for name in SECTIONS}
+        return sha256_json(settings | self.source.settings(self.config))
 
 
 def run_of(cell: Cell, seed: int, base: Overrides = BASE) -> Run:
@@ -152,8 +154,12 @@ def run_of(cell: Cell, seed: int, base: Overrides = BASE) -> Run:
         "data.scenes.seed": seed,
         "train.seed": seed,
     }
-    settings = [f"{key}={json.dumps(value)}" for key, value in {**base, **overrides}.items()]
-    return Run(cell, seed, overrides, load_config(overrides=settings))
+    return Run(cell, seed, overrides, configured({**base, **overrides}))
+
+
+def configured(overrides: Overrides) -> Config:
+    """The library's defaults with some settings changed."""
+    return load_config(overrides=[f"{key}={json.dumps(value)}" for key, value in overrides.items()])
 
 
 def runs_of(cells: Iterable[Cell], base: Overrides = BASE) -> list[Run]:

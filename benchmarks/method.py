@@ -22,7 +22,7 @@ import typer
 from benchmarks.cells import Cell, chosen_cells, fixed_cells, run_of, runs_of, select
 from benchmarks.page import write_page
 from benchmarks.results import Find, Results
-from benchmarks.runner import Runner, estimate
+from benchmarks.runner import Runner
 from benchmarks.selection import choose
 from megl_core.code import code_digest
 from megl_core.errors import MeglError
@@ -103,7 +103,7 @@ def _announce(runner: Runner, cells: list[Cell], full: bool, only: str | None) -
     """Say what is to be run, how long that takes, and what the short form leaves out."""
     chosen = runs_of(select(cells, only))
     missing = runner.missing(chosen)
-    minutes = sum(estimate(run.config) for run in missing) / runner.num_processes / 60
+    minutes = sum(run.source.seconds(run.config) for run in missing) / runner.num_processes / 60
     runner.say(
         f"{len(missing)} of {len(chosen)} runs are missing: "
         f"about {minutes:.0f} min, {runner.num_processes} at a time"

@@ -9,8 +9,9 @@ from pathlib import Path
 from benchmarks import plots
 from benchmarks.cells import BASE, CONVERGED_EPOCHS, GRID_SEED, GROUPS, METHODS, SEEDS, Cell
 from benchmarks.findings import Bar, Findings, clearly, correlation
+from benchmarks.markdown import image, interval, lines, paragraphs, provenance, spread, table
 from benchmarks.results import Find
-from benchmarks.stats import Interval, Summary
+from benchmarks.stats import Interval
 from megl_core.errors import DataError
 from megl_core.files import write_text
 
@@ -90,7 +91,7 @@ def write_page(find: Find, page: Path) -> None:
     }
     sections = [
         _OPENING.format(seeds=f"{SEEDS[0]} to {SEEDS[-1]}"),
-        _provenance(findings),
+        provenance(findings.all_records(), "make benchmark-method ARGS=--full", "method.jsonl"),
         _bars(findings),
         _headline(findings, pictures["masks"]),
         _ablations(findings, pictures["ablations"]),
@@ -105,28 +106,12 @@ def write_page(find: Find, page: Path) -> None:
 # --- sections --------------------------------------------------------------------------------
 
 
-def _provenance(findings: Findings) -> str:
-    records = findings.all_records()
-    days = sorted({record.finished for record in records})
-    machines = sorted({_machine(record.machine) for record in records})
-    codes = sorted({record.code[:12] for record in records})
-    hours = sum(record.core_seconds for record in records) / 3600
-    return _lines(
-        f"- {len(records)} runs, {hours:.1f} core hours, one thread each, finished "
-        + (days[0] if len(days) == 1 else f"from {days[0]} to {days[-1]}"),
-        f"- on {'; '.join(machines)}",
-        f"- code (SHA-256 over `megl_core` and its libraries' versions): {', '.join(codes)}",
-        "- command: `make benchmark-method ARGS=--full`; every run is a line of "
-        "[method.jsonl](../../benchmarks/results/method.jsonl)",
-    )
-
-
 def _bars(findings: Findings) -> str:
     rows = [
         [bar.text, _measured(bar), {True: "yes", False: "**no**", None: "not known"}[bar.holds]]
         for bar in findings.bars()
     ]
-    return "## The bars\n\n" + _table(["bar", "measured", "met"], rows)
+    return "## The bars\n\n" + table(["bar", "measured", "met"], rows)
 
 
 def _headline(findings: Findings, picture: Path) -> str:
@@ -134,9 +119,9 @@ def _headline(findings: Findings, picture: Path) -> str:
     if not cells:
         return ""
     _draw_masks(findings, picture)
-    return _paragraphs(
+    return paragraphs(
         f"## Methods by share of masks, {_EPOCHS} epochs",
-        _image(picture, "Accuracy out of distribution against the share of images with a mask"),
+        image(picture, "Accuracy out of distribution against the share of images with a mask"),
         _accuracy_table(findings, cells),
         _headline_words(findings, cells),
         "Where the maps look, and what the rationales get right (slots: colour, shape, size and place), "
@@ -152,7 +137,7 @@ def _headline_words(findings: Findings, cells: Sequence[Cell]) -> str:
         sentences += [f"- {share} % masks: {words}" for words in _comparison(differences, "MEGL")]
     differences = findings.against_reference(cell for cell in cells if not cell.share)
     sentences += [f"- no masks: {words}" for words in _comparison(differences, "cross-entropy")]
-    return _lines(*sentences)
+    return lines(*sentences)
 
 
 def _ablations(findings: Findings, picture: Path) -> str:
@@ -164,26 +149,26 @@ def _ablations(findings: Findings, picture: Path) -> str:
         "## What each part does",
         "MEGL with one thing removed or exchanged, less MEGL with the same seeds. With so few seeds an "
         "interval that includes zero does not say that a part does nothing.",
-        _image(picture, "Differences from MEGL with one part removed or exchanged"),
+        image(picture, "Differences from MEGL with one part removed or exchanged"),
     ]
     for share in sorted({cell.share for cell in differences}, reverse=True):
         part = {cell: difference for cell, difference in differences.items() if cell.share == share}
         rows = [
-            [_label(cell), _spread(findings.summary(cell)), _interval(difference), _verdict(difference)]
+            [_label(cell), spread(findings.summary(cell)), interval(difference), _verdict(difference)]
             for cell, difference in sorted(part.items(), key=lambda item: item[1].mean)
         ]
         reference = findings.summary(findings.cell("headline", "megl", share))
         parts += [
-            f"### {share} % masks; MEGL {_spread(reference)}",
-            _table(["change", "OOD", "less MEGL", "MEGL's way"], rows),
+            f"### {share} % masks; MEGL {spread(reference)}",
+            table(["change", "OOD", "less MEGL", "MEGL's way"], rows),
             _ablation_words(part),
         ]
-    return _paragraphs(*parts)
+    return paragraphs(*parts)
 
 
 def _ablation_words(differences: dict[Cell, Interval]) -> str:
     worse, better, open_ = clearly(differences)
-    return _lines(
+    return lines(
         f"- Clearly worse than MEGL: {_names(worse)}.",
         f"- Clearly better than MEGL, so that MEGL would do well to change: {_names(better)}.",
         f"- Not told apart from MEGL (the interval includes zero, or there is one seed): {_names(open_)}.",
@@ -211,7 +196,7 @@ def _published(findings: Findings) -> str:
     ):
         if cells:
             parts += [titles[group], _accuracy_table(findings, cells), _winners(findings, cells)]
-    return _paragraphs(*parts)
+    return paragraphs(*parts)
 
 
 def _how_megl_was_tuned(findings: Findings) -> str:
@@ -244,7 +229,7 @@ def _choices_table(findings: Findings) -> str:
         *("masks", "loss", "weight", "map", "tried", "val accuracy", "val energy in mask"),
         *("its OOD", "best OOD\\*"),
     ]
-    return _table(columns, rows)
+    return table(columns, rows)
 
 
 def _best_of_grid(findings: Findings, chosen: Cell) -> float:
@@ -266,10 +251,10 @@ def _winners(findings: Findings, cells: Sequence[Cell]) -> str:
         return ""
     if not ahead:
         return "No published loss has a higher mean than MEGL with as many masks."
-    return _lines(
+    return lines(
         *(
             f"- {_label(cell)} with {cell.share} % masks has a higher mean than MEGL, by points: "
-            f"{_interval(difference)}"
+            f"{interval(difference)}"
             + ("." if difference.is_above else "; the interval includes zero or is not known.")
             for cell, difference in ahead.items()
         )
@@ -293,41 +278,41 @@ def _alignment(findings: Findings, picture: Path) -> str:
             f"({best.title}) has {best.energy:.1f} % of their energy in the mask on test images and an "
             f"accuracy of {best.accuracy:.1f} %."
         )
-    return _paragraphs(
+    return paragraphs(
         "## Do good maps mean a good model?",
-        _image(picture, "Energy in mask on test images against accuracy out of distribution"),
+        image(picture, "Energy in mask on test images against accuracy out of distribution"),
         " ".join(words),
     )
 
 
 def _missing(findings: Findings) -> str:
-    lines = []
+    missing = []
     for group in GROUPS:
         cells = findings.cells(group)
         planned = sum(len(cell.seeds) for cell in cells)
         done = sum(len(findings.records(cell)) for cell in cells)
         lacking = [cell for cell in cells if len(findings.records(cell)) < len(cell.seeds)]
         if lacking:
-            lines.append(f"- {group}: {done} of {planned} runs; incomplete: {_cell_names(lacking)}")
-    if not lines:
+            missing.append(f"- {group}: {done} of {planned} runs; incomplete: {_cell_names(lacking)}")
+    if not missing:
         return ""
-    return _paragraphs(
-        "## What is missing", "Results of the whole plan that are not there (yet):", _lines(*lines)
+    return paragraphs(
+        "## What is missing", "Results of the whole plan that are not there (yet):", lines(*missing)
     )
 
 
 def _protocol() -> str:
     settings = [[f"`{name}`", str(value)] for name, value in BASE.items()]
     changes = [
-        [_named(method), ", ".join(f"`{name}` {value}" for name, value in overrides.items()) or "nothing"]
+        [named(method), ", ".join(f"`{name}` {value}" for name, value in overrides.items()) or "nothing"]
         for method, overrides in METHODS.items()
     ]
-    return _paragraphs(
+    return paragraphs(
         "## Protocol",
         "Every method starts from these settings, which are MEGL's; all else are the library's defaults.",
-        _table(["setting", "value"], settings),
+        table(["setting", "value"], settings),
         "What the methods change in them; [cells.py](../../benchmarks/cells.py) has the others:",
-        _table(["method", "changes"], changes),
+        table(["method", "changes"], changes),
     )
 
 
@@ -393,15 +378,15 @@ def _accuracy_table(findings: Findings, cells: Sequence[Cell]) -> str:
             f"{cell.share} %",
             _label(cell),
             str(len(findings.records(cell))),
-            *(_spread(findings.summary(cell, *where)) for where in _ACCURACY.values()),
-            _interval(findings.difference(cell, findings.reference(cell))),
+            *(spread(findings.summary(cell, *where)) for where in _ACCURACY.values()),
+            interval(findings.difference(cell, findings.reference(cell))),
             _seconds(findings, cell),
         ]
         for cell in cells
     ]
     columns = ["masks", "method", "seeds", *_ACCURACY, "OOD less MEGL\\*", "training, s"]
     note = "\\* with as many masks; without masks: less cross-entropy. Points, with the 95 % interval."
-    return _paragraphs(_table(columns, rows), note)
+    return paragraphs(table(columns, rows), note)
 
 
 def _maps_table(findings: Findings, cells: Sequence[Cell]) -> str:
@@ -409,11 +394,11 @@ def _maps_table(findings: Findings, cells: Sequence[Cell]) -> str:
         [
             f"{cell.share} %",
             _label(cell),
-            *(_spread(findings.summary(cell, *where)) for where in _MAPS.values()),
+            *(spread(findings.summary(cell, *where)) for where in _MAPS.values()),
         ]
         for cell in cells
     ]
-    return _table(["masks", "method", *_MAPS], rows)
+    return table(["masks", "method", *_MAPS], rows)
 
 
 def _comparison(differences: dict[Cell, Interval], reference: str) -> list[str]:
@@ -435,29 +420,16 @@ def _seconds(findings: Findings, cell: Cell) -> str:
 
 def _measured(bar: Bar) -> str:
     if isinstance(bar.measured, Interval):
-        return _interval(bar.measured, signed=False)
-    return "-" if bar.measured is None else f"{_spread(bar.measured)} (n {bar.measured.n})"
-
-
-def _spread(found: Summary | None) -> str:
-    if found is None:
-        return "-"
-    return f"{found.mean:.1f}" + ("" if found.std is None else f" ± {found.std:.1f}")
-
-
-def _interval(found: Interval | None, *, signed: bool = True) -> str:
-    if found is None:
-        return "-"
-    sign = "+" if signed else ""
-    ends = "one seed" if found.low is None else f"{found.low:{sign}z.1f} to {found.high:{sign}z.1f}"
-    return f"{found.mean:{sign}z.1f} ({ends})"
+        return interval(bar.measured, signed=False)
+    return "-" if bar.measured is None else f"{spread(bar.measured)} (n {bar.measured.n})"
 
 
 def _label(cell: Cell) -> str:
-    return _named(cell.method)
+    return named(cell.method)
 
 
-def _named(method: str) -> str:
+def named(method: str) -> str:
+    """A method as tables name it."""
     return LABELS.get(method, method.replace("-", " "))
 
 
@@ -470,30 +442,3 @@ def _cell_names(cells: Sequence[Cell]) -> str:
     for cell in cells:
         shares.setdefault(_label(cell), []).append(str(cell.share))
     return ", ".join(f"{name} ({', '.join(dict.fromkeys(known))} %)" for name, known in shares.items())
-
-
-def _machine(machine: dict[str, str]) -> str:
-    versions = ", ".join(
-        f"{name} {value}" for name, value in sorted(machine.items()) if name not in ("processor", "cores")
-    )
-    return f"{machine['processor']}, {machine['cores']} cores, {versions}"
-
-
-def _image(path: Path, text: str) -> str:
-    return f"![{text}]({path.name})"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return _lines(
-        "| " + " | ".join(columns) + " |",
-        "|" + "---|" * len(columns),
-        *("| " + " | ".join(row) + " |" for row in rows),
-    )
-
-
-def _lines(*lines: str) -> str:
-    return "\n".join(lines)
-
-
-def _paragraphs(*parts: str) -> str:
-    return "\n\n".join(part for part in parts if part)

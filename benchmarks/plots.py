@@ -116,6 +116,25 @@ def alignment_against_accuracy(path: Path, points: Sequence[Point]) -> None:
         figure.legend(loc="outside right center")
 
 
+def pairs(
+    path: Path, bars: Mapping[str, tuple[Sequence[float], Sequence[float]]], names: tuple[str, str]
+) -> None:
+    """Two bars for each title, accuracies in per cent, a dot for each seed."""
+    with _figure(path, (6.4, 0.42 * len(bars) + 1.2)) as figure:
+        axis = figure.subplots()
+        for side, (name, colour) in enumerate(zip(names, ("#b8bec6", "#c7395b"), strict=True)):
+            places = [place + 0.38 * side - 0.19 for place in range(len(bars))]
+            values = [pair[side] for pair in bars.values()]
+            axis.barh(places, [_mean(seeds) for seeds in values], 0.36, color=colour, label=name)
+            for place, seeds in zip(places, values, strict=True):
+                axis.plot(seeds, [place] * len(seeds), "o", color="#222222", markersize=2.5)
+        axis.set_yticks(range(len(bars)), list(bars))
+        axis.invert_yaxis()
+        axis.set_xlim(0, 102)
+        axis.set_xlabel("accuracy on test images, %")
+        figure.legend(loc="outside upper right", ncols=2)
+
+
 def _colour(bar: Interval) -> str:
     """Orange: clearly worse, green: clearly better, grey: neither."""
     if bar.is_below:

@@ -13,14 +13,19 @@ from megl_core.files import sha256_json
 
 METRICS = (
     "accuracy",
+    "macro_f1",
     "worst_group_accuracy",
+    "aligned_accuracy",
+    "conflicting_accuracy",
     "cue_flip_rate",
     "energy_in_mask",
     "energy_in_cue",
     "pointing_game",
     "slot_accuracy",
+    "bleu4",
+    "rouge_l",
+    "cider",
 )
-SPLITS = ("val", "test", "ood", "conflict")
 
 
 @dataclass(frozen=True)

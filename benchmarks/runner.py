@@ -19,12 +19,8 @@ from typing import Any
 from benchmarks import worker
 from benchmarks.cells import Run
 from benchmarks.results import Record, Results
-from megl_core.config import Config
 from megl_core.errors import DataError, MeglError
 from megl_core.files import read_json
-
-_SIMPLE, _TEXT, _PIXELS = 27.0, 24.0, 37.0
-"""Seconds of a run of twelve epochs on one core; more with a decoder, more with second-order gradients."""
 
 
 @dataclass
@@ -76,7 +72,7 @@ class Runner:
             MeglError: the code changed meanwhile.
         """
         waiting = self._collect(self.missing(runs))
-        progress = Progress(len(waiting), self.num_processes, [estimate(run.config) for run in waiting])
+        progress = Progress(waiting, self.num_processes)
         active: dict[int, tuple[BaseProcess, Run, float]] = {}
         try:
             while waiting or active:
@@ -99,7 +95,7 @@ class Runner:
 
     def _start(self, run: Run) -> BaseProcess:
         self._outcome(run).parent.mkdir(parents=True, exist_ok=True)
-        job = worker.Job(run.config, self._outcome(run), self.folder)
+        job = worker.Job(run.config, self._outcome(run), self.folder, run.source)
         process: BaseProcess = _context().Process(target=worker.work, args=(job,), daemon=True)
         process.start()
         return process
@@ -118,7 +114,7 @@ class Runner:
                 fix="start it again when nobody edits the code",
             )
         record = self._add(run, outcome)
-        return f"OOD {100 * record.metrics['ood']['accuracy']:.1f} %"
+        return _told(record)
 
     def _collect(self, runs: list[Run]) -> list[Run]:
         """Take over what runs of a killed benchmark finished; return those that remain."""
@@ -165,16 +161,16 @@ class Runner:
 class Progress:
     """Lines that say what was done and how long the rest will take, by the pace so far."""
 
-    def __init__(self, total: int, num_processes: int, estimates: list[float]) -> None:
-        self.total = total
+    def __init__(self, runs: Sequence[Run], num_processes: int) -> None:
+        self.total = len(runs)
         self.num_processes = num_processes
-        self.left = sum(estimates)
+        self.left = sum(run.source.seconds(run.config) for run in runs)
         self.expected = self.taken = 0.0
         self.done = 0
 
     def line(self, run: Run, told: str, seconds: float) -> str:
         """Count a finished run."""
-        expected = estimate(run.config)
+        expected = run.source.seconds(run.config)
         self.left -= expected
         self.expected += expected
         self.taken += seconds
@@ -187,12 +183,10 @@ class Progress:
         )
 
 
-def estimate(config: Config) -> float:
-    """Seconds that a run takes on one core, about."""
-    rounds = config.train.epochs / 12 * config.data.scenes.num_train / 2400
-    text = _TEXT if config.objective.text > 0 else 0.0
-    pixels = _PIXELS if config.objective.alignment == "rrr" and config.objective.visual > 0 else 0.0
-    return (_SIMPLE + text + pixels) * rounds
+def _told(record: Record) -> str:
+    """The accuracy that a run is about."""
+    split = "ood" if "ood" in record.metrics else "test" if "test" in record.metrics else "val"
+    return f"{split.upper() if split == 'ood' else split} {100 * record.metrics[split]['accuracy']:.1f} %"
 
 
 def _title(run: Run) -> str:

@@ -9,17 +9,16 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import METRICS, SPLITS
+from benchmarks.results import METRICS
+from benchmarks.sources import Scenes, Source
 from megl_core.code import code_digest
 from megl_core.config import Config
-from megl_core.data.importers import import_dataset
-from megl_core.data.manifest import scan, write_manifest
 from megl_core.data.pack import pack
 from megl_core.data.packed import read_info
 from megl_core.errors import MeglError
@@ -44,13 +43,14 @@ class Job:
     config: Config
     outcome: Path
     folder: Path
+    source: Source = field(default_factory=Scenes)
 
 
 def work(job: Job) -> None:
     """Run a job and write its outcome; Ctrl-C is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        outcome = measure(job.config, job.folder)
+        outcome = measure(job.config, job.folder, job.source)
     except MeglError as error:
         outcome = {"error": str(error)}
     except Exception:
@@ -58,9 +58,9 @@ def work(job: Job) -> None:
     write_json(job.outcome, outcome)
 
 
-def measure(config: Config, folder: Path) -> dict[str, Any]:
+def measure(config: Config, folder: Path, source: Source | None = None) -> dict[str, Any]:
     """Train and evaluate one configuration; what a `Record` holds but for the cell's part of it."""
-    data = packed_data(config, folder)
+    data = packed_data(config, folder, source or Scenes())
     with tempfile.TemporaryDirectory(prefix="run-", dir=folder) as name:
         work_folder = Path(name)
         started = time.monotonic()
@@ -89,16 +89,14 @@ def measure(config: Config, folder: Path) -> dict[str, Any]:
     }
 
 
-def packed_data(config: Config, folder: Path) -> Path:
-    """The packed scenes of a configuration, made by the first process that needs them."""
-    settings = {"scenes": config.data.scenes.model_dump(mode="json"), "pack": config.pack.model_dump()}
+def packed_data(config: Config, folder: Path, source: Source) -> Path:
+    """The packed data of a configuration, made by the first process that needs them."""
+    settings = source.settings(config) | {"pack": config.pack.model_dump()}
     packed = folder / f"data-{sha256_json(settings)[:16]}"
     with locked(packed.with_suffix(".lock")):
         if not packed.is_dir():
             with tempfile.TemporaryDirectory(prefix="run-", dir=folder) as name:
-                dataset, manifest = Path(name) / "dataset", Path(name) / "manifest.parquet"
-                import_dataset(config.data.importer, None, dataset, config.data, SilentReporter())
-                write_manifest(scan(dataset, config.data.split, SilentReporter()), manifest)
+                dataset, manifest = source.write(config, Path(name))
                 pack(dataset, manifest, packed, config.pack, reporter=SilentReporter())
     return packed
 
@@ -135,10 +133,6 @@ def _processor() -> str:
 
 def _metrics(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     return {
-        split: {
-            name: round(evaluation.metrics[split][name], 5)
-            for name in METRICS
-            if name in evaluation.metrics[split]
-        }
-        for split in SPLITS
+        split: {name: round(metrics[name], 5) for name in METRICS if name in metrics}
+        for split, metrics in evaluation.metrics.items()
     }

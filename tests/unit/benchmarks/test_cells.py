@@ -11,7 +11,6 @@ from benchmarks.cells import (
     runs_of,
     select,
 )
-from benchmarks.runner import estimate
 
 
 def test_a_run_has_one_seed_for_its_data_and_its_weights() -> None:
@@ -38,7 +37,7 @@ def test_the_short_form_is_part_of_the_full_one_and_fits_an_hour_of_one_core() -
     full = {run.config_digest for run in runs_of(fixed_cells(full=True))}
     short = runs_of(fixed_cells(full=False))
     assert {run.config_digest for run in short} <= full
-    assert sum(estimate(run.config) for run in short) < 50 * 60
+    assert sum(run.source.seconds(run.config) for run in short) < 50 * 60
 
 
 def test_headline_runs_come_first_and_seed_by_seed() -> None:

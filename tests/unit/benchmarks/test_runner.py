@@ -82,7 +82,7 @@ def test_a_record_holds_what_the_page_needs(finished: Path) -> None:
 def test_runs_of_one_seed_share_their_data_and_nothing_else_stays(finished: Path) -> None:
     energy = tiny_runs()[1]
     runner = tiny_runner(finished)
-    packed = worker.packed_data(energy.config, runner.folder)
+    packed = worker.packed_data(energy.config, runner.folder, energy.source)
     assert [path for path in runner.folder.glob("data-*") if path.is_dir()] == [packed]
     assert list(runner.folder.glob("run-*")) == []
 
@@ -131,5 +131,5 @@ def test_two_benchmarks_do_not_share_a_cache(tmp_path: Path) -> None:
 def test_the_rest_is_estimated_by_the_pace_so_far() -> None:
     """Two runs of 27 expected seconds; the first took 540, and 540 / 2 processes are 4.5 minutes."""
     run = run_of(Cell("headline", "energy", 10, {"objective.text": 0.0}, (10,)), 10)
-    line = Progress(2, 2, [27.0, 27.0]).line(run, "OOD 50.0 %", 540.0)
+    line = Progress([run, run], 2).line(run, "OOD 50.0 %", 540.0)
     assert line == "[1/2] headline/energy@10 seed 10: OOD 50.0 %, 540 s; about 4 min left"
