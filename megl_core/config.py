@@ -364,14 +364,16 @@ class GateRule(Section):
     min: float | None = None
     max: float | None = None
     max_drop: float | None = Field(None, ge=0)
-    """How much worse than the champion it may be."""
+    """How much worse than the champion it may be, with `confidence`."""
+    min_gain: float | None = Field(None, ge=0)
+    """How much better than the champion it must be, with `confidence`."""
     required: bool = True
     """False: the rule is skipped where the metric does not exist."""
 
     @model_validator(mode="after")
     def _bound_something(self) -> "GateRule":
-        if self.min is None and self.max is None and self.max_drop is None:
-            raise ValueError("a gate rule needs min, max or max_drop")
+        if {self.min, self.max, self.max_drop, self.min_gain} == {None}:
+            raise ValueError("a gate rule needs min, max, max_drop or min_gain")
         return self
 
 
@@ -379,8 +381,23 @@ class GateConfig(Section):
     rules: list[GateRule] = [
         GateRule(metric="primary.accuracy", min=0.9, max_drop=0.01),
         GateRule(metric="shifted.accuracy", min=0.85, max_drop=0.02, required=False),
+        GateRule(metric="shifted.worst_group_accuracy", min=0.7, required=False),
         GateRule(metric="primary.energy_in_mask", min=0.5, max_drop=0.05, required=False),
     ]
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Of the interval of a difference from the champion."""
+    resamples: int = Field(2000, ge=100)
+    """Draws of the paired bootstrap that gives the interval."""
+
+
+class PromotionConfig(Section):
+    """What a promotion needs beside the gate."""
+
+    staging_approvals: int = Field(0, ge=0)
+    """People beside the requester who must approve."""
+    production_approvals: int = Field(0, ge=0)
+    require_signature: bool = False
+    """Provenance must be signed by `registry.public_key`."""
 
 
 class RegistryConfig(Section):
@@ -390,6 +407,17 @@ class RegistryConfig(Section):
     model_name: str = Field("megl", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     licence: str = "unknown"
     """Of the weights, for the model card; named as the model hub does, such as apache-2.0."""
+    signing_key: str | None = None
+    """Signs provenance: a PEM file, env:NAME or awskms:///KEY. None: MEGL_SIGNING_KEY, else unsigned."""
+    public_key: str | None = None
+    """Models are only loaded if its private half signed them. None: MEGL_PUBLIC_KEY, else any are."""
+
+    @field_validator("signing_key", "public_key")
+    @classmethod
+    def _name_a_key(cls, uri: str | None) -> str | None:
+        if uri is not None and "-----BEGIN" in uri:
+            raise ValueError("name the key by its file or variable; its content does not belong here")
+        return uri
 
     @field_validator("tracking_uri")
     @classmethod
@@ -412,6 +440,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
+    promotion: PromotionConfig = PromotionConfig()
     registry: RegistryConfig = RegistryConfig()
 
 

@@ -15,6 +15,7 @@ from megl_core.code import code_digest
 from megl_core.config import Config
 from megl_core.files import canonical_json, read_json, sha256_json, write_json
 from megl_core.progress import EVENTS_VARIABLE
+from megl_core.provenance.source import PIPELINE_RUN_VARIABLE
 from megl_core.registry.tracking import resolve_tracking_uri
 from pipelines.screen import Screen, StepStates
 
@@ -84,7 +85,7 @@ def _follow(folder: Path) -> StepStates:
             [sys.executable, "-m", "pipelines.local", str(folder / "request.json")],
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=os.environ | {EVENTS_VARIABLE: str(events)},
+            env=os.environ | {EVENTS_VARIABLE: str(events), PIPELINE_RUN_VARIABLE: folder.name},
             start_new_session=True,
         )
         try:

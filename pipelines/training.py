@@ -37,6 +37,7 @@ def training(
     train: str,
     evaluation: str,
     gate: str,
+    promotion: str,
     registry: str,
     stage: str = "Staging",
 ) -> str:
@@ -54,6 +55,7 @@ def training(
         train: Section of the configuration, as JSON.
         evaluation: Section of the configuration, as JSON.
         gate: Section of the configuration, as JSON.
+        promotion: Section of the configuration, as JSON.
         registry: Section of the configuration, as JSON.
         stage: Stage for a model that passes the gate.
 
@@ -107,6 +109,9 @@ def training(
         trained=trained.outputs["trained"],
         evaluated=evaluated.outputs["evaluated"],
         verdict=gated.outputs["verdict"],
+        validated=validated.outputs["report"],
+        provenance=trained.outputs["provenance"],
+        manifest=ingested.outputs["manifest"],
         model_digest=trained.outputs["model_digest"],
         digest=digest,
         code=code,
@@ -121,6 +126,9 @@ def training(
         stage=stage,
         workspace=workspace,
         registry=registry,
+        evaluation=evaluation,
+        gate=gate,
+        promotion=promotion,
     )
     reported = report_step(
         trained=trained.outputs["trained"],

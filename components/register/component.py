@@ -10,6 +10,9 @@ def register(
     trained: dsl.Input[dsl.Model],
     evaluated: dsl.Input[dsl.Artifact],
     verdict: dsl.Input[dsl.Artifact],
+    validated: dsl.Input[dsl.Artifact],
+    provenance: dsl.Input[dsl.Artifact],
+    manifest: dsl.Input[dsl.Dataset],
     model_digest: str,
     digest: str,
     code: str,
@@ -24,6 +27,9 @@ def register(
         trained: The model folder.
         evaluated: Its evaluation.
         verdict: The gate's verdict.
+        validated: The data's validation report.
+        provenance: The statement of what the model was made of.
+        manifest: The data's manifest.
         model_digest: Digest of the model.
         digest: Digest of the data.
         code: Digest of the code.
@@ -46,8 +52,11 @@ def register(
             Path(trained.path),
             Path(evaluated.path),
             Path(verdict.path),
+            Path(validated.path),
             config.read_sections(registry=registry).registry,
             Path(workspace),
+            provenance=Path(provenance.path),
+            manifest=Path(manifest.path),
             run_id=run_id,
             digests={"model": model_digest, "data": digest, "code": code, "dvc": json.loads(dvc)["md5"]},
         )

@@ -20,6 +20,7 @@ def train(
     objective: str,
     train: str,
     trained: dsl.Output[dsl.Model],
+    provenance: dsl.Output[dsl.Artifact],
 ) -> NamedTuple("Trained", [("model_digest", str), ("run_id", str)]):
     """Train a model, resuming where an earlier try of the same run stopped.
 
@@ -35,6 +36,7 @@ def train(
         objective: The `objective` section of the configuration, as JSON.
         train: The `train` section of the configuration, as JSON.
         trained: The model folder.
+        provenance: The statement of what the model was made of.
 
     Returns:
         model_digest: SHA-256 over the model's files, run_id: the MLflow run.
@@ -56,6 +58,7 @@ def train(
             code=code,
             dvc=json.loads(dvc),
             checkpoints=Path(workspace) / "checkpoints",
+            provenance=Path(provenance.path),
         )
     if result is None:
         raise RuntimeError("this is not the main process of a distributed run")

@@ -22,7 +22,7 @@ COMMANDS = {
     "tune": ("megl_core.cli.tune", "Search for the settings that do best on the validation split."),
     "evaluate": ("megl_core.cli.evaluate", "Evaluate a model: accuracy, heat maps, rationales."),
     "explain": ("megl_core.cli.explain", "Explain pictures: class, heat map and rationale."),
-    "models": ("megl_core.cli.models", "Look at registered models and promote them."),
+    "models": ("megl_core.cli.models", "Look at registered models, promote them, roll them back."),
     "pipeline": ("megl_core.cli.pipeline", "Run and compile the training pipeline."),
     "doctor": ("megl_core.cli.doctor", "Check versions, devices and services."),
 }

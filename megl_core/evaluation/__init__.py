@@ -198,8 +198,9 @@ def _write(
     from megl_core.evaluation.predict import to_table
 
     with files.atomic_directory(output, marker=EVALUATION_FILE) as folder:
-        files.write_json(folder / EVALUATION_FILE, description)
         pq.write_table(to_table(predictions, model.labels), folder / PREDICTIONS_FILE)
+        digest = files.sha256_file(folder / PREDICTIONS_FILE)
+        files.write_json(folder / EVALUATION_FILE, description | {"predictions_digest": digest})
         for split in (description["primary_split"], description["shifted_split"]):
             if split is not None:
                 rows = PackedDataset(data, split)

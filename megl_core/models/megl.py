@@ -23,6 +23,7 @@ from megl_core.models.attribution import BY_GRADIENT, check_saliency, saliency_m
 from megl_core.models.backbone import Features, build_backbone
 from megl_core.models.decoder import Words, build_decoder
 from megl_core.models.grounding import ground
+from megl_core.models.pickles import refuse_pickles
 from megl_core.models.saliency import display_form
 from megl_core.models.weights import load_tensors, merged_tensors
 
@@ -182,7 +183,7 @@ class MEGL(nn.Module):
         Raises:
             ConfigError: another device, or no such registered model.
             UnavailableError: there is no CUDA device, or MLflow does not answer.
-            DataError: no model in the folder, or a broken one.
+            DataError: no model in the folder, a broken one, or one with pickles.
             IntegrityError: other bytes than those that were registered.
         """
         device = _choose_device(device)
@@ -194,6 +195,7 @@ class MEGL(nn.Module):
         folder = Path(source)
         if not (folder / CONFIG_FILE).is_file():
             raise DataError("no trained model in this folder", where=str(folder), fix="train one: megl train")
+        refuse_pickles(folder)
         return cls.load(folder, device)
 
     def save_pretrained(

@@ -1,4 +1,8 @@
-"""The champion gate: is the challenger good enough, and no worse than what is in production?"""
+"""The champion gate: is the challenger good enough, and no worse than what is in production?
+
+A difference from the champion is judged by the worse end of its interval, from a paired bootstrap over the
+samples that both predicted: noise neither promotes nor passes for a small loss.
+"""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -9,6 +13,7 @@ from typing import Any
 from megl_core.config import GateConfig, GateRule
 from megl_core.errors import DataError, GateError
 from megl_core.files import read_json, sha256_file
+from megl_core.registry.pairs import Pairs, read_pairs
 
 LOWER_IS_BETTER = frozenset({"ece", "cue_flip_rate", "energy_in_cue", "deletion_auc", "sufficiency"})
 _ROUNDING = 1e-9  # 0.94 passes "no more than 0.01 below 0.95"
@@ -23,6 +28,8 @@ class GateRow:
         value: the challenger's; None where it was not measured.
         champion: the champion's; None without a champion or where it was not measured.
         bound: what was asked, in words.
+        low, high: ends of the interval of challenger less champion; None where it is not compared, or
+            where the predictions of one are missing.
         passed: whether the bound holds; a bound that does not apply passes, and `note` says why.
         note: why a row failed without a comparison, or passed without one; else empty.
     """
@@ -33,6 +40,13 @@ class GateRow:
     bound: str
     passed: bool
     note: str = ""
+    low: float | None = None
+    high: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in reports; a value that is not finite is written as null."""
+        row = asdict(self)
+        return row | {name: _finite_or_none(row[name]) for name in ("value", "champion", "low", "high")}
 
 
 @dataclass(frozen=True)
@@ -48,16 +62,31 @@ class GateResult:
     champion_evaluation_digest: str | None
 
     def to_json(self) -> dict[str, Any]:
-        """The object that stands in gate.json. A value that is not finite is written as null."""
-        rows = [
-            row | {name: _finite_or_none(row[name]) for name in ("value", "champion")}
-            for row in map(asdict, self.rows)
-        ]
-        return asdict(self) | {"rows": rows}
+        """The object that stands in gate.json."""
+        return asdict(self) | {"rows": [row.to_json() for row in self.rows]}
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """One bound of a rule.
+
+    Attributes:
+        words: as the report shows it.
+        threshold: the value that must be reached; None: the champion's is needed and missing.
+        sign: 1 where the value must not be lower, -1 where it must not be higher.
+        margin: of a bound against the champion: what challenger less champion must be at least (times
+            `sign`); None of an absolute bound.
+    """
+
+    words: str
+    threshold: float | None
+    sign: int
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
 class _Evaluation:
+    path: Path
     digest: str
     model_digest: str
     data_digest: str
@@ -69,6 +98,7 @@ class _Evaluation:
         report = read_json(path)
         try:
             return cls(
+                path,
                 sha256_file(path),
                 str(report["model_digest"]),
                 str(report["data_digest"]),
@@ -99,11 +129,12 @@ class _Evaluation:
 def compare(challenger: Path, champion: Path | None, config: GateConfig) -> GateResult:
     """Judge the challenger's evaluation.json by the rules, against the champion's where there is one.
 
-    Without a champion only absolute bounds count.
+    Without a champion only absolute bounds count. Predictions are looked for beside each evaluation.
 
     Raises:
         GateError: the two were evaluated on different data.
         DataError: a file is missing or is no evaluation.
+        IntegrityError: predictions are not those of their evaluation.
     """
     new = _Evaluation.read(challenger)
     old = _Evaluation.read(champion) if champion else None
@@ -114,7 +145,8 @@ def compare(challenger: Path, champion: Path | None, config: GateConfig) -> Gate
             where=f"{challenger} and {champion}",
             fix="evaluate the champion on the challenger's data, then compare again",
         )
-    rows = [row for rule in config.rules for row in _judge(rule, new, old)]
+    pairs = read_pairs(new.path.parent, old.path.parent) if old else None
+    rows = [row for rule in config.rules for row in _judge(rule, new, old, pairs, config)]
     return GateResult(
         passed=all(row.passed for row in rows),
         rows=rows,
@@ -126,54 +158,68 @@ def compare(challenger: Path, champion: Path | None, config: GateConfig) -> Gate
     )
 
 
-def _judge(rule: GateRule, new: _Evaluation, old: _Evaluation | None) -> Iterator[GateRow]:
+def _judge(
+    rule: GateRule, new: _Evaluation, old: _Evaluation | None, pairs: Pairs | None, config: GateConfig
+) -> Iterator[GateRow]:
     """One row for each bound of a rule."""
     metric = new.resolve(rule.metric)
     value = new.value(metric)
     best = old.value(metric) if old else None
-    for bound, threshold, sign in _bounds(rule, best):
-        verdict = _verdict(rule, value, best, threshold, sign, has_champion=old is not None)
-        yield GateRow(metric, value, best, bound, *verdict)
+    for bound in _bounds(rule, best):
+        interval = None
+        if bound.margin is not None and pairs is not None:
+            interval = pairs.interval(metric, config.confidence, config.resamples)
+        verdict = _verdict(rule, value, best, bound, interval, has_champion=old is not None)
+        yield GateRow(metric, value, best, bound.words, *verdict, *(interval or ()))
 
 
-def _bounds(rule: GateRule, best: float | None) -> Iterator[tuple[str, float | None, int]]:
-    """In words, as a number (None: the champion's value is needed and missing), and its direction.
-
-    The direction is 1 where the value must not be lower than the number, -1 where it must not be higher.
-    """
+def _bounds(rule: GateRule, best: float | None) -> Iterator[_Bound]:
     if rule.min is not None:
-        yield f"at least {rule.min:g}", rule.min, 1
+        yield _Bound(f"at least {rule.min:g}", rule.min, 1)
     if rule.max is not None:
-        yield f"at most {rule.max:g}", rule.max, -1
-    if rule.max_drop is None:
-        return
+        yield _Bound(f"at most {rule.max:g}", rule.max, -1)
     lower = rule.metric.rpartition(".")[2] in LOWER_IS_BETTER
     sign = -1 if lower else 1
-    words = f"at most {rule.max_drop:g} {'above' if lower else 'below'} the champion"
-    yield words, None if best is None else best - sign * rule.max_drop, sign
+    if rule.max_drop is not None:
+        words = f"at most {rule.max_drop:g} {'above' if lower else 'below'} the champion"
+        yield _Bound(words, None if best is None else best - sign * rule.max_drop, sign, -rule.max_drop)
+    if rule.min_gain is not None:
+        words = f"more than {rule.min_gain:g} {'below' if lower else 'above'} the champion"
+        least = rule.min_gain + 2 * _ROUNDING  # equal is no gain
+        yield _Bound(words, None if best is None else best + sign * least, sign, least)
 
 
 def _verdict(
     rule: GateRule,
     value: float | None,
     best: float | None,
-    threshold: float | None,
-    sign: int,
+    bound: _Bound,
+    interval: tuple[float, float] | None,
     *,
     has_champion: bool,
 ) -> tuple[bool, str]:
     """Whether a bound holds, and a note where that was not decided by comparing two numbers."""
+    if value is None or bound.threshold is None:
+        return _without_numbers(rule, value, best, has_champion=has_champion)
+    if not (math.isfinite(value) and math.isfinite(bound.threshold)):
+        return False, "not a finite number"
+    if bound.margin is not None and interval is not None:
+        worse_end = interval[0] if bound.sign > 0 else -interval[1]
+        return worse_end >= bound.margin - _ROUNDING, ""
+    holds = bound.sign * (value - bound.threshold) >= -_ROUNDING
+    return holds, "" if bound.margin is None else "compared without an interval: no paired values"
+
+
+def _without_numbers(
+    rule: GateRule, value: float | None, best: float | None, *, has_champion: bool
+) -> tuple[bool, str]:
     if value is None and best is not None:
         return False, "not measured, though the champion was"
     if value is None:
         return (False, "not measured") if rule.required else (True, "skipped: not measured")
-    if threshold is None and not has_champion:
+    if not has_champion:
         return math.isfinite(value), "no champion yet"
-    if threshold is None:
-        return not rule.required, "the champion was not measured"
-    if not (math.isfinite(value) and math.isfinite(threshold)):
-        return False, "not a finite number"
-    return sign * (value - threshold) >= -_ROUNDING, ""
+    return not rule.required, "the champion was not measured"
 
 
 def _finite_or_none(value: float | None) -> float | None:

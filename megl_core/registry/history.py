@@ -21,7 +21,7 @@ from megl_core.errors import ConfigError, IntegrityError, UnavailableError
 from megl_core.files import canonical_json
 from megl_core.redaction import redact
 from megl_core.registry.connection import artifact_root, error_code
-from megl_core.registry.versions import MISSING, parse_name
+from megl_core.registry.vocabulary import EXISTS, MISSING, parse_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -182,7 +182,7 @@ def open_history(client: "MlflowClient", name: str) -> History:
         try:
             client.create_registered_model(name, tags={HISTORY_TAG: run_id})
         except MlflowException as error:
-            if error_code(error) != "RESOURCE_ALREADY_EXISTS":
+            if error_code(error) != EXISTS:
                 raise
             faster = recorded_run(client, name)
             if faster is None:  # a model that others registered
@@ -286,7 +286,7 @@ def _experiment(client: "MlflowClient") -> str:
             root = artifact_root(client.tracking_uri)
             return str(client.create_experiment(EXPERIMENT, artifact_location=root))
         except MlflowException as error:
-            if error_code(error) != "RESOURCE_ALREADY_EXISTS":
+            if error_code(error) != EXISTS:
                 raise
             experiment = client.get_experiment_by_name(EXPERIMENT)  # another process was faster
     if experiment.lifecycle_stage == "deleted":

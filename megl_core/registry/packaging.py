@@ -88,7 +88,7 @@ def save(
 
     Args:
         model: model folder as the training step writes it.
-        reports: `{name in the artifacts: file}`, the evaluation among them.
+        reports: `{name in the artifacts: file}`, the evaluation among them; a name may have a folder.
         target: a folder that does not exist.
         run_id: the run that made the model.
         model_id: MLflow's id of the logged model.
@@ -122,8 +122,10 @@ def save(
 def _stage(sources: Mapping[str, Path], staging: Path) -> dict[str, str]:
     """MLflow names an artifact after its path's last part: copy each to the name that it shall have."""
     for name, source in sources.items():
+        target = staging / name
         if source.is_dir():
-            shutil.copytree(source, staging / name)
+            shutil.copytree(source, target)
         else:
-            shutil.copyfile(source, staging / name)
-    return {name: str(staging / name) for name in sources}
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(source, target)
+    return {path.name: str(path) for path in staging.iterdir()}

@@ -7,6 +7,7 @@ Output: one row for each image, as `packaging.signature` lists it.
 import base64
 import binascii
 import json
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -14,10 +15,13 @@ import pandas as pd
 from PIL import Image
 
 from megl_core.data.images import decode_image, encode_png
-from megl_core.errors import DataError
+from megl_core.errors import DataError, IntegrityError
 from megl_core.explain.explanation import Explained
 from megl_core.explain.many import explain_each
+from megl_core.files import read_json
 from megl_core.models.megl import MEGL
+from megl_core.provenance.signing import find_verifier, open_envelope
+from megl_core.provenance.statement import PROVENANCE_FILE, check_subjects
 
 
 class ExplainedClassifier(mlflow.pyfunc.PythonModel):
@@ -27,7 +31,12 @@ class ExplainedClassifier(mlflow.pyfunc.PythonModel):
     """
 
     def load_context(self, context: Any) -> None:
-        """Load the weights (safetensors) from the model's artifacts."""
+        """Load the weights (safetensors) from the model's artifacts, once they are those that were trained.
+
+        Raises:
+            IntegrityError: they are not, or `MEGL_PUBLIC_KEY` is set and that key did not sign for them.
+        """
+        _check(context.artifacts)
         self._model = MEGL.from_pretrained(context.artifacts["model"], context.model_config["device"])
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ARG002
@@ -38,6 +47,17 @@ class ExplainedClassifier(mlflow.pyfunc.PythonModel):
         """
         pictures = _pictures(model_input["image"].tolist())
         return pd.DataFrame([_row(explained) for explained in explain_each(self._model, pictures)])
+
+
+def _check(artifacts: dict[str, str]) -> None:
+    verifier = find_verifier()
+    path = artifacts.get(PROVENANCE_FILE)
+    if path is None:
+        if verifier is not None:
+            raise IntegrityError("the model has no provenance, and a public key is configured")
+        return
+    statement = open_envelope(read_json(Path(path)), verifier, where=PROVENANCE_FILE)
+    check_subjects(statement, Path(artifacts["model"]), where="the served model")
 
 
 def _pictures(cells: list[Any]) -> list[Image.Image]:

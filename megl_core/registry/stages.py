@@ -1,73 +1,366 @@
-"""Where a version stands: its stage, and the aliases and tags that say so."""
+"""Moving versions between stages: promotions, approvals and rollbacks, all of them entries of the record.
+
+The record (`history.py`) decides; MLflow's stages, tags and aliases follow it. `reconcile` makes them agree,
+and every command that writes ends with it, so that what a killed one left undone the next one does.
+"""
 
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
+from megl_core.config import PromotionConfig
+from megl_core.errors import ConfigError, GateError
+from megl_core.files import canonical_json
+from megl_core.redaction import redact
 from megl_core.registry.connection import connect, error_code, mlflow_errors
-from megl_core.registry.versions import (
-    CHAMPION,
-    STAGE_TAG,
-    RegisteredVersion,
-    Stage,
-    find,
-    read_aliases,
-    search,
-    show_version,
-)
+from megl_core.registry.fetching import fetch_model
+from megl_core.registry.history import Draft, Entry, History, find_history, open_history
+from megl_core.registry.state import RegistryState, entries_until, state_of
+from megl_core.registry.versions import RegisteredVersion, find, read_aliases, search, show_version
+from megl_core.registry.vocabulary import ALIASES, FORCED_TAG, STAGE_TAG, Stage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-ALIASES = {Stage.STAGING: ("staging",), Stage.PRODUCTION: ("production", CHAMPION)}
+    from megl_core.registry.promotion import Verdict
+
+_GATED = (Stage.STAGING, Stage.PRODUCTION)
+_ROUNDS = 20
+_MAX_NAMED = 20  # failed rows that an entry names
 
 
-def promote(name: str, version: int, stage: Stage, tracking_uri: str) -> RegisteredVersion:
-    """Move a version to a stage.
+def promote(
+    name: str,
+    version: int,
+    stage: Stage,
+    tracking_uri: str,
+    *,
+    reason: str,
+    verdict: "Verdict | None" = None,
+    approvals: int = 0,
+    force: bool = False,
+) -> RegisteredVersion:
+    """Move a version to a stage; a version that stands there already stays, and nothing is recorded.
 
-    Sets our tag `megl.stage`, the aliases (`staging`; `production` and `champion`), and MLflow's own
-    stage where the server still has stages. A version in Production archives the one before it.
+    Into Staging and Production leads a passed verdict and, where it is demanded, the approval of others.
+    A version in Production archives the one before it. None and Archived are open to every version.
+
+    Args:
+        reason: why, in words; part of the record.
+        verdict: of the gates (`promotion.judge`), against the version that is in Production now.
+        approvals: how many people beside the requester must have approved the request for this.
+        force: do without verdict and approvals; the record says so for ever.
 
     Raises:
-        ConfigError: there is no such version.
+        ConfigError: there is no such version, or no reason.
+        GateError: a gate or an approval is missing, or Production changed since the verdict.
         UnavailableError: MLflow does not answer.
     """
+    _require_reason(reason)
     client = connect(tracking_uri)
     with mlflow_errors(tracking_uri, f"move the version to {stage}"):
-        target = find(client, name, version, tracking_uri)
-        _set_aliases(client, target, stage)
-        _set_stage(client, target, stage)
-        if stage is Stage.PRODUCTION:
-            for other in search(client, name, (STAGE_TAG, Stage.PRODUCTION)):
-                if other.version != target.version:
-                    _set_stage(client, other, Stage.ARCHIVED)
+        find(client, name, version, tracking_uri)
+        history = open_history(client, name)
+        reconcile(client, history)
+        digest = _keep_report(client, history, verdict)
+
+        def decide(history: History) -> Draft | None:
+            state = state_of(history.entries)
+            if state.stage_of(version) is stage:
+                return None
+            approvers = _approvers(state, version, stage)
+            if stage in _GATED and not force:
+                _require_verdict(verdict, state, version)
+                _require_approvals(approvers, approvals, name, version, stage)
+            return Draft(
+                "promote",
+                version,
+                reason,
+                {
+                    "from": state.stage_of(version),
+                    "to": stage,
+                    "gate": _gate_details(verdict, digest),
+                    "forced": force and stage in _GATED,
+                    "approvals": list(approvers),
+                    "champion": state.production,
+                },
+            )
+
+        history.append(decide)
+        reconcile(client, history)
     return show_version(name, version, tracking_uri)
 
 
-def _set_aliases(client: "MlflowClient", version: "ModelVersion", stage: Stage) -> None:
-    """Point the stage's aliases to the version, and take away those of other stages."""
-    current = read_aliases(client, version.name)
-    wanted = ALIASES.get(stage, ())
-    for alias in wanted:
-        client.set_registered_model_alias(version.name, alias, version.version)
-    for alias in (alias for aliases in ALIASES.values() for alias in aliases if alias not in wanted):
-        if current.get(alias) == str(version.version):
-            client.delete_registered_model_alias(version.name, alias)
+def approvals_needed(config: PromotionConfig, stage: Stage) -> int:
+    """How many people must approve a promotion to a stage."""
+    needed = {Stage.STAGING: config.staging_approvals, Stage.PRODUCTION: config.production_approvals}
+    return needed.get(stage, 0)
+
+
+def rollback(name: str, tracking_uri: str, *, reason: str) -> RegisteredVersion:
+    """Put the version back into Production that was there before, once its bytes are found to be intact.
+
+    Raises:
+        ConfigError: none was, or there is no reason.
+        GateError: somebody else moved a version meanwhile.
+        IntegrityError: its stored bytes are not those that were registered.
+        UnavailableError: MLflow does not answer.
+    """
+    _require_reason(reason)
+    client = connect(tracking_uri)
+    with mlflow_errors(tracking_uri, "roll back"):
+        history = _existing(client, name, tracking_uri)
+        reconcile(client, history)
+        before = state_of(history.entries)
+        if not before.earlier:
+            raise ConfigError(
+                f"no version of {name!r} was in Production before the present one",
+                where=redact(tracking_uri),
+                fix=f"megl models history {name} shows what was",
+            )
+        target = before.earlier[-1]
+        with TemporaryDirectory() as folder:
+            fetch_model(name, target, tracking_uri, Path(folder) / "model")
+
+        def decide(history: History) -> Draft:
+            state = state_of(history.entries)
+            if (state.production, state.earlier) != (before.production, before.earlier):
+                raise GateError("somebody else moved a version meanwhile", fix="look, and try again")
+            return Draft("rollback", target, reason, {"from": state.production, "to": target})
+
+        history.append(decide)
+        reconcile(client, history)
+    return show_version(name, target, tracking_uri)
+
+
+def request(name: str, version: int, stage: Stage, tracking_uri: str, *, reason: str) -> Entry:
+    """Ask for a promotion, for others to approve.
+
+    Raises:
+        ConfigError: no such version, no reason, or it was asked for already.
+    """
+    _require_reason(reason)
+    client = connect(tracking_uri)
+    with mlflow_errors(tracking_uri, "record the request"):
+        find(client, name, version, tracking_uri)
+
+        def decide(history: History) -> Draft:
+            if known := state_of(history.entries).request_for(version, stage):
+                raise ConfigError(f"{known.requester} asked for this already", fix="approve or reject it")
+            return Draft("request", version, reason, {"to": stage})
+
+        return _recorded(open_history(client, name), decide)
+
+
+def approve(name: str, version: int, stage: Stage, tracking_uri: str, *, reason: str) -> Entry:
+    """Approve a request of somebody else.
+
+    Raises:
+        ConfigError: there is no such request, or no reason.
+        GateError: the approver is the requester, or has approved already.
+    """
+
+    def decide(history: History, actor: str) -> Draft:
+        asked = _requested(history, version, stage)
+        if actor == asked.requester:
+            raise GateError(
+                f"{actor} asked for this promotion and cannot approve it", fix="somebody else must"
+            )
+        if actor in asked.approvers:
+            raise GateError(f"{actor} has approved this already")
+        return Draft("approve", version, reason, {"to": stage, "request": asked.number})
+
+    return _answer(name, tracking_uri, reason, decide)
+
+
+def reject(name: str, version: int, stage: Stage, tracking_uri: str, *, reason: str) -> Entry:
+    """Reject a request; it may be made anew.
+
+    Raises:
+        ConfigError: there is no such request, or no reason.
+    """
+
+    def decide(history: History, actor: str) -> Draft:  # noqa: ARG001 (the requester may take it back)
+        asked = _requested(history, version, stage)
+        return Draft("reject", version, reason, {"to": stage, "request": asked.number})
+
+    return _answer(name, tracking_uri, reason, decide)
+
+
+def read_history(name: str, tracking_uri: str) -> Sequence[Entry]:
+    """The record of a model, oldest entry first.
+
+    Raises:
+        ConfigError: it has none.
+        IntegrityError: it was tampered with.
+    """
+    client = connect(tracking_uri)
+    with mlflow_errors(tracking_uri, "read the record"):
+        return _existing(client, name, tracking_uri).entries
+
+
+def state_at(name: str, moment: datetime, tracking_uri: str) -> RegistryState:
+    """Where the versions of a model stood at a moment, which has a time zone.
+
+    Raises:
+        ConfigError: the model has no record.
+        IntegrityError: it was tampered with.
+    """
+    from datetime import UTC
+
+    time = moment.astimezone(UTC).isoformat(timespec="milliseconds")
+    return state_of(entries_until(read_history(name, tracking_uri), time))
+
+
+def reconcile(client: "MlflowClient", history: History) -> None:
+    """Make MLflow's stages, tags and aliases say what the record says.
+
+    What was written is compared with the record again: of several processes that do this at the same time
+    the last one leaves what the last entry says.
+    """
+    for _ in range(_ROUNDS):
+        head = history.head
+        _project(client, history.name, history.entries)
+        history.reload()
+        if history.head == head:
+            return
+
+
+def _project(client: "MlflowClient", name: str, entries: Sequence[Entry]) -> None:
+    state = state_of(entries)
+    forced = {entry.version: entry.reason for entry in entries if entry.details.get("forced")}
+    versions = {int(version.version): version for version in search(client, name)}
+    # The version in Production first: MLflow archives the one before it in the same transaction.
+    for number in sorted(versions, key=lambda number: number != state.production):
+        if number in state.stages:
+            _set_stage(client, versions[number], state.stages[number])
+        if number in forced and versions[number].tags.get(FORCED_TAG) != forced[number]:
+            client.set_model_version_tag(name, str(number), FORCED_TAG, forced[number])
+    _set_aliases(client, name, state, set(versions))
 
 
 def _set_stage(client: "MlflowClient", version: "ModelVersion", stage: Stage) -> None:
-    """Set our tag, and MLflow's deprecated stage where the server has it."""
+    """Set MLflow's deprecated stage where the server has it, and our tag."""
     from mlflow.exceptions import MlflowException
 
-    client.set_model_version_tag(version.name, version.version, STAGE_TAG, stage)
-    if not hasattr(client, "transition_model_version_stage"):
+    if version.current_stage != stage and hasattr(client, "transition_model_version_stage"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            try:
+                client.transition_model_version_stage(
+                    version.name, version.version, stage, archive_existing_versions=stage is Stage.PRODUCTION
+                )
+            except MlflowException as error:
+                if error_code(error) != "ENDPOINT_NOT_FOUND":
+                    raise
+    if version.tags.get(STAGE_TAG) != stage:
+        client.set_model_version_tag(version.name, version.version, STAGE_TAG, stage)
+
+
+def _set_aliases(client: "MlflowClient", name: str, state: RegistryState, existing: set[int]) -> None:
+    current = read_aliases(client, name)
+    holders = {Stage.STAGING: state.staging, Stage.PRODUCTION: state.production}
+    for stage, aliases in ALIASES.items():
+        holder = holders[stage]
+        for alias in aliases:
+            if holder in existing and current.get(alias) != str(holder):
+                client.set_registered_model_alias(name, alias, str(holder))
+            elif holder is None and alias in current:
+                client.delete_registered_model_alias(name, alias)
+
+
+def _keep_report(client: "MlflowClient", history: History, verdict: "Verdict | None") -> str:
+    """Store the gates' report with the record, under its digest; returns that, or "" without one."""
+    import hashlib
+
+    if verdict is None:
+        return ""
+    text = canonical_json(verdict.to_json()).decode()
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    client.log_text(history.run_id, text, f"gates/{digest}.json")
+    return digest
+
+
+def _gate_details(verdict: "Verdict | None", digest: str) -> dict[str, Any]:
+    failed = [f"{row.metric} {row.bound}" for row in verdict.rows if not row.passed] if verdict else []
+    return {
+        "passed": verdict is not None and verdict.passed,
+        "digest": digest,
+        "failed": failed[:_MAX_NAMED],
+    }
+
+
+def _require_verdict(verdict: "Verdict | None", state: RegistryState, version: int) -> None:
+    if verdict is None:
+        raise GateError("no gate was looked at", fix="megl models promote judges before it promotes")
+    if state.production not in (verdict.champion, version):
+        raise GateError(
+            f"Production changed since the gates were looked at: version {state.production} is there now",
+            fix="promote again, to judge against that one",
+        )
+    if not verdict.passed:
+        raise GateError(
+            f"the gates did not pass: {verdict.failed}", fix="mend it; --force records that you did not"
+        )
+
+
+def _approvers(state: RegistryState, version: int, stage: Stage) -> tuple[str, ...]:
+    asked = state.request_for(version, stage)
+    return asked.approvers if asked else ()
+
+
+def _require_approvals(
+    approvers: tuple[str, ...], needed: int, name: str, version: int, stage: Stage
+) -> None:
+    if len(approvers) >= needed:
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        try:
-            client.transition_model_version_stage(
-                version.name, version.version, stage, archive_existing_versions=stage is Stage.PRODUCTION
-            )
-        except MlflowException as error:
-            if error_code(error) != "ENDPOINT_NOT_FOUND":
-                raise
+    command = f"{name} {version} --to {stage.lower()}"
+    raise GateError(
+        f"{needed} approvals are needed, there are {len(approvers)}",
+        fix=f"megl models request {command}, then others: megl models approve {command}",
+    )
+
+
+def _requested(history: History, version: int, stage: Stage) -> Any:
+    asked = state_of(history.entries).request_for(version, stage)
+    if asked is None:
+        raise ConfigError(
+            f"nobody asked to move version {version} of {history.name!r} to {stage}",
+            fix=f"megl models request {history.name} {version} --to {stage.lower()}",
+        )
+    return asked
+
+
+def _answer(name: str, tracking_uri: str, reason: str, decide: Callable[[History, str], Draft]) -> Entry:
+    from megl_core.registry.history import current_actor
+
+    _require_reason(reason)
+    actor = current_actor()
+    client = connect(tracking_uri)
+    with mlflow_errors(tracking_uri, "record the answer"):
+        return _recorded(_existing(client, name, tracking_uri), lambda history: decide(history, actor))
+
+
+def _recorded(history: History, decide: Callable[[History], Draft]) -> Entry:
+    entry = history.append(decide)
+    if entry is None:
+        raise RuntimeError("a decision without an entry")
+    return entry
+
+
+def _existing(client: "MlflowClient", name: str, tracking_uri: str) -> History:
+    history = find_history(client, name)
+    if history is None:
+        raise ConfigError(
+            f"the model {name!r} has no record", where=redact(tracking_uri), fix="megl models list"
+        )
+    return history
+
+
+def _require_reason(reason: str) -> None:
+    if not reason.strip():
+        raise ConfigError("a reason is needed", fix="--reason 'why'")

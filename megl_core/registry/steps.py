@@ -1,33 +1,36 @@
 """The pipeline's steps with tracking and registry around them, as commands and components call them."""
 
+import contextlib
 import json
 import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megl_core.code import code_digest
 from megl_core.config import Config, RegistryConfig
 from megl_core.data.packed import verify
-from megl_core.errors import IntegrityError
-from megl_core.evaluation import EVALUATION_FILE, Evaluation, evaluate
+from megl_core.errors import ConfigError, GateError, IntegrityError
+from megl_core.evaluation import EVALUATION_FILE, PREDICTIONS_FILE, Evaluation, evaluate
 from megl_core.evaluation.report import write_report
-from megl_core.files import read_json, sha256_tree, write_json
+from megl_core.files import read_json, sha256_tree, write_bytes, write_json
 from megl_core.progress import get_reporter
+from megl_core.provenance.signing import find_signer
+from megl_core.provenance.statement import Training, training_statement
 from megl_core.redaction import redact
-from megl_core.registry.fetching import fetch_evaluation, fetch_model
 from megl_core.registry.gate import GateResult, compare
+from megl_core.registry.promotion import CHAMPION_FOLDER, Verdict, champion_on, judge
 from megl_core.registry.registration import register
-from megl_core.registry.stages import promote
+from megl_core.registry.stages import approvals_needed, promote, request
 from megl_core.registry.tracking import resolve_tracking_uri, start_run
-from megl_core.registry.versions import (
-    RegisteredVersion,
-    Stage,
-    champion,
-    show_version,
-)
+from megl_core.registry.versions import RegisteredVersion, champion, show_version
+from megl_core.registry.vocabulary import Stage
+
+if TYPE_CHECKING:
+    from megl_core.training import TrainResult
 
 GATE_FILE = "gate.json"
 VALIDATION_FILE = "validation.json"
@@ -56,8 +59,13 @@ def train_tracked(
     track: bool = True,
     resume: bool = True,
     checkpoints: Path | None = None,
+    provenance: Path | None = None,
 ) -> Trained | None:
     """Train on the very data that were validated, and log the run to MLflow.
+
+    Args:
+        provenance: the file for the statement of what the model was made of. None: beside the model,
+            `<output>.provenance.json`; the model folder itself tells nothing of time and place.
 
     Returns:
         None on all but the main process of several.
@@ -73,9 +81,17 @@ def train_tracked(
     is_main = os.environ.get("RANK", "0") == "0"
     if is_main:
         digest = _verified(data, digest)
+    started = _now()
+
+    def finished(result: "TrainResult", run_id: str) -> Trained:
+        training = _training(result.model, config, digest, dvc, code, run_id, started)
+        target = provenance or output.with_name(f"{output.name}.provenance.json")
+        write_json(target, training_statement(result.model, training))
+        return Trained(result.model, result.model_digest, result.metrics, run_id)
+
     if not track or not is_main:
         result = train(data, output, *sections, **options)
-        return Trained(result.model, result.model_digest, result.metrics, "") if result else None
+        return finished(result, "") if result else None
     with start_run(config.registry, workspace, tags={"megl.code_digest": code}) as tracker:
         dvc_hash = str(dvc["md5"]) if dvc else None
         source = f"{dvc['repository']}/{dvc['path']}" if dvc else str(data)
@@ -84,7 +100,38 @@ def train_tracked(
         if result is None:
             return None
         tracker.set_tags({"megl.model_digest": result.model_digest})
-        return Trained(result.model, result.model_digest, result.metrics, tracker.run_id)
+        return finished(result, tracker.run_id)
+
+
+def _training(
+    model: Path,
+    config: Config,
+    digest: str,
+    dvc: Mapping[str, Any] | None,
+    code: str,
+    run_id: str,
+    started: str,
+) -> Training:
+    """What the training step knows of itself."""
+    from megl_core.training.loop import TRAINING_FILE
+
+    report = read_json(model / TRAINING_FILE)
+    tree = config.model_dump(mode="json")
+    return Training(
+        sections={name: tree[name] for name in ("model", "objective", "train")},
+        data_digest=digest,
+        dvc=dvc,
+        code_digest=code,
+        checkpoints=report["checkpoints"],
+        run_id=run_id,
+        started=started,
+        finished=_now(),
+        processes=report["processes"],
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _verified(data: Path, digest: str) -> str:
@@ -134,7 +181,7 @@ def evaluate_tracked(
 def gate_against_champion(
     evaluated: Path, data: Path, output: Path, config: Config, workspace: Path
 ) -> tuple[GateResult, str]:
-    """Judge an evaluation against the champion on the same bytes; write gate.json.
+    """Judge an evaluation against the champion on the same bytes; write gate.json and what it stands on.
 
     Returns:
         The verdict, and the champion's version ("" where there is none).
@@ -145,8 +192,10 @@ def gate_against_champion(
     with tempfile.TemporaryDirectory() as folder:
         theirs = None
         if current is not None:
-            theirs = _champion_on(read_json(challenger), current, data, config, uri, Path(folder))
-        result = compare(challenger, theirs, config.gate)
+            theirs = champion_on(read_json(challenger), current, config, uri, data, Path(folder))
+        result = compare(challenger, theirs / EVALUATION_FILE if theirs else None, config.gate)
+        if theirs is not None:
+            _keep_evidence(theirs, output / CHAMPION_FOLDER)
     write_json(output / GATE_FILE, result.to_json())
     verdict = "passed" if result.passed else "not passed"
     against = f"against version {current.version}" if current else "no champion yet"
@@ -154,62 +203,95 @@ def gate_against_champion(
     return result, str(current.version) if current else ""
 
 
-def _champion_on(
-    challenger: Mapping[str, Any],
-    current: RegisteredVersion,
-    data: Path,
-    config: Config,
-    uri: str,
-    folder: Path,
-) -> Path:
-    """The champion's evaluation on the challenger's data in the challenger's way, made now if need be."""
-    registered = fetch_evaluation(current.name, current.version, uri, folder / "registered.json")
-    theirs = read_json(registered)
-    if all(theirs.get(name) == challenger[name] for name in ("data_digest", "method_digest")):
-        return registered
-    model = fetch_model(current.name, current.version, uri, folder / "model")
-    return evaluate(model, data, config.evaluation, folder / "evaluated").folder / EVALUATION_FILE
+def _keep_evidence(evaluated: Path, target: Path) -> None:
+    """What the champion was judged by goes with the verdict."""
+    for name in (EVALUATION_FILE, PREDICTIONS_FILE):
+        if (evaluated / name).is_file():
+            write_bytes(target / name, (evaluated / name).read_bytes())
 
 
 def register_tracked(
     model: Path,
     evaluated: Path,
     verdict: Path,
+    validated: Path,
     config: RegistryConfig,
     workspace: Path,
     *,
+    provenance: Path,
+    manifest: Path,
     run_id: str,
     digests: Mapping[str, str],
 ) -> RegisteredVersion:
-    """Register a model with its reports; the same bytes get the same version again."""
-    tags = {f"megl.{name}_digest": value for name, value in digests.items() if value}
+    """Register a model with its reports and its provenance; the same bytes get the same version again."""
     version = register(
         model,
-        evaluated / EVALUATION_FILE,
-        verdict / GATE_FILE,
+        _reports(evaluated, verdict, validated),
         config.model_name,
         resolve_tracking_uri(config, workspace),
         run_id,
-        tags,
-        config.licence,
+        statement=provenance,
+        manifest=manifest,
+        signer=find_signer(config),
+        tags={f"megl.{name}_digest": value for name, value in digests.items() if value},
+        licence=config.licence,
     )
     get_reporter().message(f"{version.name} version {version.version}")
     return version
 
 
-def promote_if_passed(
-    config: RegistryConfig, workspace: Path, version: int, stage: str, *, passed: bool
-) -> str:
-    """Move a version that passed the gate up to a stage; returns its stage afterwards.
+def _reports(evaluated: Path, verdict: Path, validated: Path) -> dict[str, Path]:
+    """What is stored with a version, by its name there."""
+    reports = {
+        EVALUATION_FILE: evaluated / EVALUATION_FILE,
+        PREDICTIONS_FILE: evaluated / PREDICTIONS_FILE,
+        GATE_FILE: verdict / GATE_FILE,
+        VALIDATION_FILE: validated / VALIDATION_FILE,
+    }
+    for name in (EVALUATION_FILE, PREDICTIONS_FILE):
+        if (path := verdict / CHAMPION_FOLDER / name).is_file():
+            reports[f"{CHAMPION_FOLDER}/{name}"] = path
+    return reports
 
-    A version in a higher stage stays there, and so does one that somebody archived.
+
+def promote_if_passed(
+    config: Config, workspace: Path, version: int, stage: str, *, passed: bool, reason: str
+) -> str:
+    """Move a version that passes all gates up to a stage; returns its stage afterwards.
+
+    A version in a higher stage stays there, and so does one that somebody archived. Where the approval of
+    people is demanded, it is requested.
     """
-    uri = resolve_tracking_uri(config, workspace)
-    current = show_version(config.model_name, version, uri)
-    if passed and current.stage in _BELOW[Stage(stage)]:
-        current = promote(config.model_name, version, Stage(stage), uri)
+    registry = config.registry
+    name, uri = registry.model_name, resolve_tracking_uri(registry, workspace)
+    current = show_version(name, version, uri)
+    target = Stage(stage)
+    if passed and current.stage in _BELOW[target]:
+        verdict = judge(name, version, config, uri)
+        if verdict.passed:
+            current = _promote_or_ask(config, uri, version, target, verdict, reason)
+        else:
+            failed = "; ".join(
+                f"{row.metric}: {row.note or row.bound}" for row in verdict.rows if not row.passed
+            )
+            get_reporter().message(f"not promoted: {failed}")
     get_reporter().message(f"version {version} is in stage {current.stage.value}")
     return current.stage.value
+
+
+def _promote_or_ask(
+    config: Config, uri: str, version: int, stage: Stage, verdict: Verdict, reason: str
+) -> RegisteredVersion:
+    name, needed = config.registry.model_name, approvals_needed(config.promotion, stage)
+    if needed:
+        with contextlib.suppress(ConfigError):  # it was asked for already
+            request(name, version, stage, uri, reason=reason)
+        try:
+            return promote(name, version, stage, uri, reason=reason, verdict=verdict, approvals=needed)
+        except GateError as error:
+            get_reporter().message(f"waiting: {error.what}")
+            return show_version(name, version, uri)
+    return promote(name, version, stage, uri, reason=reason, verdict=verdict)
 
 
 def report_run(

@@ -3,37 +3,25 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from megl_core.config import RegistryConfig, parse
 from megl_core.errors import ConfigError
 from megl_core.redaction import redact
 from megl_core.registry.connection import connect, error_code, mlflow_errors
+from megl_core.registry.history import find_history
+from megl_core.registry.state import RegistryState, state_of
+from megl_core.registry.vocabulary import (
+    CHAMPION,
+    MISSING,
+    MODEL_DIGEST_TAG,
+    STAGE_TAG,
+    Stage,
+    parse_name,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
-
-MODEL_DIGEST_TAG = "megl.model_digest"
-EVALUATION_DIGEST_TAG = "megl.evaluation_digest"
-STAGE_TAG = "megl.stage"
-CHAMPION = "champion"
-
-MISSING = "RESOURCE_DOES_NOT_EXIST"
-
-_LOGGED_MODEL = "models:/"
-_CONFIG_FILE = "config.json"  # what every model folder holds
-_LOST = "do not use this version; register the model again from the run that made it"
-
-
-class Stage(StrEnum):
-    """Where a version stands; MLflow's own names."""
-
-    NONE = "None"
-    STAGING = "Staging"
-    PRODUCTION = "Production"
-    ARCHIVED = "Archived"
 
 
 @dataclass(frozen=True)
@@ -85,8 +73,8 @@ def list_versions(name: str, tracking_uri: str) -> list[RegisteredVersion]:
     """
     client = connect(tracking_uri)
     with mlflow_errors(tracking_uri, "list the versions"):
-        aliases = read_aliases(client, name)
-        found = [describe_version(version, aliases) for version in search(client, name)]
+        aliases, state = read_aliases(client, name), _state(client, name)
+        found = [describe_version(version, aliases, state) for version in search(client, name)]
     return sorted(found, key=lambda version: -version.version)
 
 
@@ -100,21 +88,24 @@ def show_version(name: str, reference: int | str, tracking_uri: str) -> Register
     client = connect(tracking_uri)
     with mlflow_errors(tracking_uri, "read the version"):
         version = find(client, name, reference, tracking_uri)
-        return describe_version(version, read_aliases(client, name))
+        return describe_version(version, read_aliases(client, name), _state(client, name))
 
 
 def champion(name: str, tracking_uri: str) -> RegisteredVersion | None:
-    """The version with the alias `champion`, which is the one in Production; None if there is none yet.
+    """The version in Production; None if there is none yet.
+
+    Of a model without a record, which others registered, it is the version with the alias `champion`.
 
     Raises:
         UnavailableError: MLflow does not answer.
     """
     client = connect(tracking_uri)
     with mlflow_errors(tracking_uri, "look for the champion"):
-        aliases = read_aliases(client, name)
-        if CHAMPION not in aliases:
+        aliases, state = read_aliases(client, name), _state(client, name)
+        number = aliases.get(CHAMPION) if state is None else state.production
+        if number is None:
             return None
-        return describe_version(client.get_model_version(name, aliases[CHAMPION]), aliases)
+        return describe_version(client.get_model_version(name, str(number)), aliases, state)
 
 
 def search(client: "MlflowClient", name: str, tag: tuple[str, str] | None = None) -> "list[ModelVersion]":
@@ -167,28 +158,30 @@ def read_aliases(client: "MlflowClient", name: str) -> dict[str, str]:
     return {alias: str(number) for alias, number in model.aliases.items()}  # SQL stores give numbers
 
 
-def describe_version(version: "ModelVersion", aliases: Mapping[str, str]) -> RegisteredVersion:
-    """MLflow's record as ours. Our tag says the stage where it is set: not every server has stages."""
+def describe_version(
+    version: "ModelVersion", aliases: Mapping[str, str], state: RegistryState | None
+) -> RegisteredVersion:
+    """MLflow's version as ours. The record says the stage; where there is none, our tag or MLflow."""
     return RegisteredVersion(
         name=version.name,
         version=int(version.version),
         model_digest=version.tags.get(MODEL_DIGEST_TAG, ""),
         run_id=version.run_id or "",
         uri=f"models:/{version.name}/{version.version}",
-        stage=Stage(version.tags.get(STAGE_TAG) or version.current_stage or Stage.NONE),
+        stage=state.stage_of(int(version.version)) if state else _stage_without_record(version),
         aliases=tuple(sorted(alias for alias, number in aliases.items() if number == str(version.version))),
         created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
         tags=dict(version.tags),
     )
 
 
-def parse_name(name: str) -> str:
-    """A model's name that is safe to put into a query.
+def _state(client: "MlflowClient", name: str) -> RegistryState | None:
+    history = find_history(client, name)
+    return state_of(history.entries) if history else None
 
-    Raises:
-        ConfigError: it holds other characters than letters, digits, `.`, `_` and `-`.
-    """
-    return parse(RegistryConfig, {"model_name": name}, where="model name").model_name
+
+def _stage_without_record(version: "ModelVersion") -> Stage:
+    return Stage(version.tags.get(STAGE_TAG) or version.current_stage or Stage.NONE)
 
 
 def _pages(request: Callable[..., Any]) -> list[Any]:

@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from megl_core.files import sha256_tree, write_json
+from megl_core.files import sha256_file, sha256_tree, write_json
+
+if TYPE_CHECKING:
+    from megl_core.registry.models import RegisteredVersion
 
 _START_SECONDS = 180
 
@@ -167,23 +170,43 @@ def store(request: pytest.FixtureRequest) -> str:
 
 @dataclass(frozen=True)
 class SmallModel:
-    """An untrained model as the training step writes it, and an evaluation of it."""
+    """An untrained model as the training step writes it, and all that a pipeline knows about it."""
 
     folder: Path
     evaluation: Path
     digest: str
+    statement: Path
+    validation: Path
+
+    @property
+    def reports(self) -> dict[str, Path]:
+        return {
+            "evaluation.json": self.evaluation,
+            "predictions.parquet": self.evaluation.with_name("predictions.parquet"),
+            "validation.json": self.validation,
+        }
+
+    def register(self, name: str, store: str, run_id: str, **options: Any) -> "RegisteredVersion":
+        """With its provenance; `more` are further reports."""
+        from megl_core.registry.models import register
+
+        reports = self.reports | options.pop("more", {})
+        return register(
+            self.folder, reports, name, store, run_id, **({"statement": self.statement} | options)
+        )
 
 
 @pytest.fixture
 def make_model(tmp_path: Path) -> Callable[..., SmallModel]:
     """Makes a real model of a few hundred weights; another seed gives other weights."""
 
-    def make(seed: int = 0, accuracy: float = 0.95) -> SmallModel:
+    def make(seed: int = 0, accuracy: float = 0.95, data: str = "d" * 64, samples: int = 200) -> SmallModel:
         import torch
 
         from megl_core.config import BackboneConfig, DecoderConfig, ModelConfig
         from megl_core.data.tokenizer import WordTokenizer
         from megl_core.models.megl import MEGL
+        from megl_core.provenance.statement import Training, training_statement
 
         torch.manual_seed(seed)
         config = ModelConfig(
@@ -192,12 +215,63 @@ def make_model(tmp_path: Path) -> Callable[..., SmallModel]:
         )
         words = WordTokenizer.learn(["a red round thing", "a blue boxy thing"], 1)
         folder = tmp_path / f"trained-{seed}"
-        folder.mkdir()
-        MEGL(config, ["round", "boxy", "crossed"], words).save(folder)
+        MEGL(config, ["round", "boxy", "crossed"], words).save_pretrained(folder)
         digest = sha256_tree(folder)
-        evaluation = tmp_path / f"evaluation-{seed}.json"
-        metrics = {"test": {"accuracy": accuracy}}
-        write_json(evaluation, {"model_digest": digest, "data_digest": "d" * 64, "metrics": metrics})
-        return SmallModel(folder, evaluation, digest)
+        evaluation = write_evaluation(tmp_path / f"evaluated-{seed}", digest, accuracy, data, samples)
+        training = Training(
+            sections={"train": {"seed": seed}},
+            data_digest=data,
+            dvc={"md5": "0" * 32 + ".dir", "repository": "/data", "path": "scenes", "revision": None},
+            code_digest="c0de" * 16,
+            checkpoints={},
+            run_id="a run",
+            started="2026-11-24T00:00:00+00:00",
+            finished="2026-11-24T00:01:00+00:00",
+        )
+        statement, validation = (tmp_path / f"{name}-{seed}.json" for name in ("statement", "validation"))
+        write_json(statement, training_statement(folder, training))
+        write_json(validation, {"passed": True, "digest": data})
+        return SmallModel(folder, evaluation, digest, statement, validation)
 
     return make
+
+
+def write_evaluation(folder: Path, digest: str, accuracy: float, data: str, samples: int) -> Path:
+    """evaluation.json and predictions.parquet of a model that gets the first samples of `test` right."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from megl_core.evaluation.predict import Prediction, to_table
+
+    folder.mkdir()
+    right = round(accuracy * samples)
+    predictions = [
+        Prediction(
+            row=number,
+            id=f"{number:05d}",
+            label=0,
+            predicted=0 if number < right else 1,
+            probabilities=np.array([0.8, 0.1, 0.1], dtype=np.float32),
+            mask_scores=None,
+            energy_in_cue=None,
+            faithfulness=None,
+            rationale=None,
+            references=(),
+            text_scores={},
+            extra={},
+        )
+        for number in range(samples)
+    ]
+    table = to_table({"test": predictions}, ["round", "boxy", "crossed"])
+    pq.write_table(table, folder / "predictions.parquet")
+    report = {
+        "model_digest": digest,
+        "data_digest": data,
+        "method_digest": "m" * 64,
+        "predictions_digest": sha256_file(folder / "predictions.parquet"),
+        "primary_split": "test",
+        "shifted_split": None,
+        "metrics": {"test": {"accuracy": accuracy}},
+    }
+    write_json(folder / "evaluation.json", report)
+    return folder / "evaluation.json"

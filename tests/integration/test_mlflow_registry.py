@@ -46,8 +46,13 @@ def run_id(store: str, tmp_path: Path) -> str:
         return tracker.run_id
 
 
-def add(model: SmallModel, name: str, store: str, run_id: str, gate: Path | None = None) -> RegisteredVersion:
-    return register(model.folder, model.evaluation, gate, name, store, run_id)
+def add(model: SmallModel, name: str, store: str, run_id: str) -> RegisteredVersion:
+    return model.register(name, store, run_id)
+
+
+def move(name: str, version: int, stage: Stage, store: str) -> RegisteredVersion:
+    """Without a look at the gates, which have tests of their own."""
+    return promote(name, version, stage, store, reason="a test", force=True)
 
 
 def where(version: RegisteredVersion) -> tuple[Stage, tuple[str, ...]]:
@@ -62,13 +67,18 @@ def test_a_version_knows_its_bytes(
     rules = GateConfig(rules=[GateRule(metric="test.accuracy", min=0.99)])
     write_json(gate, compare(model.evaluation, None, rules).to_json())
     tags = {"megl.code_commit": "c0de"}
-    version = register(model.folder, model.evaluation, gate, name, store, run_id, tags)
+    version = model.register(name, store, run_id, more={"gate.json": gate}, tags=tags)
     assert (version.name, version.version, version.run_id) == (name, 1, run_id)
     assert (version.model_digest, version.uri) == (model.digest, f"models:/{name}/1")
     assert where(version) == (Stage.NONE, ())
+    provenance = version.tags["megl.provenance_digest"]
+    assert len(provenance) == 64
     assert version.tags == {
         "megl.model_digest": model.digest,
         "megl.data_digest": "d" * 64,
+        "megl.training_data_digest": "d" * 64,
+        "megl.provenance_digest": provenance,
+        "megl.signed": "no",
         "megl.evaluation_digest": sha256_file(model.evaluation),
         "megl.gate_digest": sha256_file(gate),
         "megl.gate": "failed",
@@ -87,7 +97,7 @@ def test_fetched_bytes_are_the_registered_bytes(
 ) -> None:
     model = make_model()
     add(model, name, store, run_id)
-    promote(name, 1, Stage.STAGING, store)
+    move(name, 1, Stage.STAGING, store)
     for reference in (1, "1", "staging"):
         target = fetch_model(name, reference, store, tmp_path / f"fetched-{reference}")
         assert sha256_tree(target) == model.digest
@@ -161,7 +171,7 @@ def test_an_edited_evaluation_is_noticed(
     with start_run(RegistryConfig(tracking_uri=sqlite_uri), tmp_path, system_metrics=False) as tracker:
         run_id = tracker.run_id
     add(make_model(), name, sqlite_uri, run_id)
-    promote(name, 1, Stage.PRODUCTION, sqlite_uri)
+    move(name, 1, Stage.PRODUCTION, sqlite_uri)
     report = stored(sqlite_uri, name, "evaluation.json")
     report.write_text(report.read_text().replace("0.95", "0.99"))
     with pytest.raises(IntegrityError, match=r"evaluation\.json of version 1"):
@@ -182,13 +192,13 @@ def test_stages_aliases_and_tags(store: str, name: str, run_id: str, make_model:
         add(make_model(seed), name, store, run_id)
     assert champion(name, store) is None
 
-    assert where(promote(name, 1, Stage.PRODUCTION, store)) == (Stage.PRODUCTION, ("champion", "production"))
-    assert where(promote(name, 2, Stage.STAGING, store)) == (Stage.STAGING, ("staging",))
+    assert where(move(name, 1, Stage.PRODUCTION, store)) == (Stage.PRODUCTION, ("champion", "production"))
+    assert where(move(name, 2, Stage.STAGING, store)) == (Stage.STAGING, ("staging",))
     first = champion(name, store)
     assert first is not None
     assert first.version == 1
 
-    assert where(promote(name, 2, Stage.PRODUCTION, store)) == (Stage.PRODUCTION, ("champion", "production"))
+    assert where(move(name, 2, Stage.PRODUCTION, store)) == (Stage.PRODUCTION, ("champion", "production"))
     assert where(show_version(name, 1, store)) == (Stage.ARCHIVED, ())
     second = champion(name, store)
     assert second is not None
@@ -200,7 +210,7 @@ def test_stages_aliases_and_tags(store: str, name: str, run_id: str, make_model:
     assert stages == {1: "Archived", 2: "Production"}
     assert {int(number): version.tags["megl.stage"] for number, version in versions.items()} == stages
 
-    assert where(promote(name, 2, Stage.NONE, store)) == (Stage.NONE, ())
+    assert where(move(name, 2, Stage.NONE, store)) == (Stage.NONE, ())
     assert champion(name, store) is None
 
 
@@ -209,7 +219,7 @@ def test_the_champions_evaluation(
 ) -> None:
     better, worse = make_model(0, accuracy=0.96), make_model(1, accuracy=0.80)
     add(better, name, store, run_id)
-    promote(name, 1, Stage.PRODUCTION, store)
+    move(name, 1, Stage.PRODUCTION, store)
     champions = fetch_evaluation(name, "champion", store, tmp_path / "champion.json")
     rules = GateConfig(rules=[GateRule(metric="test.accuracy", max_drop=0.01)])
     (row,) = compare(worse.evaluation, champions, rules).rows
@@ -224,7 +234,7 @@ def test_a_server_without_stages(
         run_id = tracker.run_id
     add(make_model(), name, line.uri, run_id)
     line.faults["transition-stage"] = 404
-    promoted = promote(name, 1, Stage.PRODUCTION, line.uri)
+    promoted = move(name, 1, Stage.PRODUCTION, line.uri)
     assert where(promoted) == (Stage.PRODUCTION, ("champion", "production"))
     assert MlflowClient(mlflow_server.uri).get_model_version(name, "1").current_stage == "None"
 
@@ -248,8 +258,8 @@ def test_a_server_that_fails_is_no_traceback(
 
 def test_a_report_about_another_model(store: str, name: str, run_id: str, make_model: MakeModel) -> None:
     model, other = make_model(0), make_model(1)
-    with pytest.raises(IntegrityError, match=r"evaluation-1\.json is about another model"):
-        register(model.folder, other.evaluation, None, name, store, run_id)
+    with pytest.raises(IntegrityError, match=r"evaluation\.json is about another model"):
+        register(model.folder, {"evaluation.json": other.evaluation}, name, store, run_id)
     assert list_versions(name, store) == []
 
 
@@ -278,17 +288,18 @@ def test_the_commands(store: str, name: str, run_id: str, make_model: MakeModel,
         assert result.exit_code == 0
         return result.stdout
 
-    assert "in stage Staging" in call("promote", name, "1", "--to", "staging")
+    forced = ("--reason", "a test", "--force")
+    assert "in stage Staging" in call("promote", name, "1", "--to", "staging", *forced)
     (listed,) = json.loads(call("list", name, "--json"))
     assert (listed["stage"], listed["aliases"]) == ("Staging", ["staging"])
     assert listed["model_digest"] == model.digest
     shown = json.loads(call("show", name, "staging", "--json"))
     assert shown["version"] == 1
     assert shown["metrics"] == {"test": {"accuracy": 0.95}}
-    assert "Production" in call("promote", name, "staging", "--to", "production")
+    assert "Production" in call("promote", name, "staging", "--to", "production", *forced)
     page = call("show", name)
     assert "Production" in page
     assert "0.95" in page
     assert "No model is registered" not in call("list")
     with pytest.raises(ConfigError, match="no stage 'live'"):
-        call("promote", name, "1", "--to", "live")
+        call("promote", name, "1", "--to", "live", *forced)

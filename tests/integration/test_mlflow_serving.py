@@ -21,7 +21,6 @@ from megl_core.errors import DataError
 from megl_core.explain.explanation import Explained
 from megl_core.models.megl import MEGL
 from megl_core.registry import packaging
-from megl_core.registry.models import register
 from megl_core.registry.tracking import start_run
 from tests.conftest import REPOSITORY
 from tests.integration.conftest import MLflowServer, SmallModel, free_port, stop_group, wait_until_healthy
@@ -158,7 +157,7 @@ def test_with_the_serving_packages_only(
     config = RegistryConfig(tracking_uri=mlflow_server.uri)
     with start_run(config, tmp_path, system_metrics=False) as tracker:
         run_id = tracker.run_id
-    version = register(model.folder, model.evaluation, None, "served", mlflow_server.uri, run_id)
+    version = model.register("served", mlflow_server.uri, run_id)
     (tmp_path / "picture.png").write_bytes(png(picture()))
 
     uv = Path(sys.executable).with_name("uv")

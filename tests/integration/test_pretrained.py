@@ -12,7 +12,7 @@ from megl_core import MEGL
 from megl_core.config import RegistryConfig
 from megl_core.errors import ConfigError, IntegrityError
 from megl_core.registry.connection import artifact_root, global_uri
-from megl_core.registry.models import RegisteredVersion, Stage, promote, register
+from megl_core.registry.models import RegisteredVersion, Stage, promote
 from megl_core.registry.tracking import start_run
 from tests.integration.conftest import SmallModel
 
@@ -27,8 +27,8 @@ def registered(
     with start_run(RegistryConfig(tracking_uri=store), tmp_path, system_metrics=False) as tracker:
         run_id = tracker.run_id
     model = make_model()
-    version = register(model.folder, model.evaluation, None, name, store, run_id, licence="cc-by-4.0")
-    return promote(version.name, version.version, Stage.STAGING, store), model
+    version = model.register(name, store, run_id, licence="cc-by-4.0")
+    return promote(version.name, version.version, Stage.STAGING, store, reason="a test", force=True), model
 
 
 def test_a_model_comes_by_alias_number_and_run(
@@ -78,7 +78,7 @@ def test_changed_bytes_are_refused(
     with start_run(RegistryConfig(tracking_uri=sqlite_uri), tmp_path, system_metrics=False) as tracker:
         run_id = tracker.run_id
     model = make_model(3)
-    register(model.folder, model.evaluation, None, "changed", sqlite_uri, run_id)
+    model.register("changed", sqlite_uri, run_id)
     root = Path(str(artifact_root(sqlite_uri)).removeprefix("file://"))
     (weights,) = [
         path

@@ -16,6 +16,7 @@ from megl_core.config import (
     RegistryConfig,
     TrainConfig,
 )
+from megl_core.data.pack import MANIFEST
 from megl_core.data.packed import read_info
 from megl_core.errors import IntegrityError
 from megl_core.evaluation import EVALUATION_FILE
@@ -23,6 +24,7 @@ from megl_core.files import read_json, write_json
 from megl_core.registry.models import promote
 from megl_core.registry.steps import (
     GATE_FILE,
+    VALIDATION_FILE,
     Trained,
     evaluate_tracked,
     gate_against_champion,
@@ -30,7 +32,8 @@ from megl_core.registry.steps import (
     register_tracked,
     train_tracked,
 )
-from megl_core.registry.versions import Stage, show_version
+from megl_core.registry.versions import show_version
+from megl_core.registry.vocabulary import Stage
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +60,15 @@ class Loop:
 
     def train(self, seed: int = 0) -> Trained:
         config = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update={"seed": seed})})
-        trained = train_tracked(self.packed, self.workspace / f"model-{seed}", config, self.workspace)
+        dvc = {
+            "repository": str(self.workspace),
+            "path": "scenes",
+            "revision": None,
+            "md5": "0" * 32 + ".dir",
+        }
+        trained = train_tracked(
+            self.packed, self.workspace / f"model-{seed}", config, self.workspace, dvc=dvc
+        )
         assert trained is not None
         return trained
 
@@ -73,19 +84,24 @@ class Loop:
         verdict = self.workspace / f"verdict-{trained.model.name}"
         gate_against_champion(evaluated, self.packed, verdict, CONFIG, self.workspace)
         digests = {"data": self.digest, "code": "c0de"}
+        validated, manifest = self.workspace / "validated", self.packed / MANIFEST
+        write_json(validated / VALIDATION_FILE, {"passed": True, "digest": self.digest})
         version = register_tracked(
             trained.model,
             evaluated,
             verdict,
+            validated,
             CONFIG.registry,
             self.workspace,
+            provenance=trained.model.with_name(f"{trained.model.name}.provenance.json"),
+            manifest=manifest,
             run_id=trained.run_id,
             digests=digests,
         )
         return version.version
 
     def stage(self, version: int, stage: str, *, passed: bool = True) -> str:
-        return promote_if_passed(CONFIG.registry, self.workspace, version, stage, passed=passed)
+        return promote_if_passed(CONFIG, self.workspace, version, stage, passed=passed, reason="a test")
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +137,11 @@ def test_a_champion_is_compared_on_the_same_data_in_the_same_way(
         for folder in (challenger, evaluated)
     )
     assert (relative.value, relative.champion) == (ours, theirs)
-    assert read_json(loop.workspace / "verdict" / GATE_FILE)["passed"] == (ours >= theirs - 0.01)
+    assert relative.low is not None
+    assert relative.high is not None
+    assert relative.low <= ours - theirs <= relative.high
+    assert relative.passed == (relative.low >= -0.01)
+    assert read_json(loop.workspace / "verdict" / GATE_FILE)["passed"] == relative.passed
 
     assert "evaluate" not in capsys.readouterr().err  # its numbers were registered with it
 
@@ -142,7 +162,7 @@ def test_promotion_only_moves_up_and_leaves_the_archive_alone(loop: Loop) -> Non
     assert loop.stage(version, "Staging") == "Staging"
     assert loop.stage(version, "Production") == "Production"
     assert loop.stage(version, "Staging") == "Production"
-    promote("megl", version, Stage.ARCHIVED, loop.uri)
+    promote("megl", version, Stage.ARCHIVED, loop.uri, reason="too old")
     assert loop.stage(version, "Production") == "Archived"
     assert show_version("megl", version, loop.uri).stage is Stage.ARCHIVED
 

@@ -14,7 +14,7 @@ LAYERS = [
     BASE,
     {"storage"},
     {"data", "models", "objectives", "metrics", "explain"},
-    {"validation", "training", "evaluation"},
+    {"validation", "training", "evaluation", "provenance"},
     {"registry"},
     {"tuning"},
     {"cli"},

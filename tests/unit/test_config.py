@@ -150,7 +150,7 @@ def test_sections_are_frozen() -> None:
 def test_sections_check_what_their_fields_cannot() -> None:
     with pytest.raises(ConfigError, match="leave a share for training"):
         parse(SplitConfig, {"val": 0.5, "test": 0.5})
-    with pytest.raises(ConfigError, match="needs min, max or max_drop"):
+    with pytest.raises(ConfigError, match="needs min, max, max_drop or min_gain"):
         parse(GateRule, {"metric": "test.accuracy"})
     with pytest.raises(ConfigError, match="min is larger than max"):
         parse(Bound, {"min": 2, "max": 1})

@@ -140,6 +140,8 @@ def test_nan_can_be_written(tmp_path: Path) -> None:
             "bound": "at least 0.5",
             "passed": False,
             "note": "not a finite number",
+            "low": None,
+            "high": None,
         }
     ]
 
