@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": ("megl_core.cli.evaluate", "Evaluate a model: accuracy, heat maps, rationales."),
     "explain": ("megl_core.cli.explain", "Explain pictures: class, heat map and rationale."),
     "models": ("megl_core.cli.models", "Look at registered models, promote them, roll them back."),
+    "lineage": ("megl_core.cli.lineage", "Which bytes made a model, and where did an image go?"),
     "pipeline": ("megl_core.cli.pipeline", "Run and compile the training pipeline."),
     "doctor": ("megl_core.cli.doctor", "Check versions, devices and services."),
 }

@@ -111,7 +111,7 @@ def register(
                 version = client.create_model_version(
                     name, f"models:/{logged.model_id}", run_id, dict(logged.tags), model_id=logged.model_id
                 )
-            version = _enter(client, history, version)
+            version = _enter(client, history, _only_one(client, history, version))
         return show_version(name, int(version), tracking_uri)
 
 
@@ -199,21 +199,24 @@ def _registered(client: "MlflowClient", history: History, model_digest: str) -> 
 
 
 def _half_registered(client: "MlflowClient", history: History, model_digest: str) -> "ModelVersion | None":
-    """A version of this model with good bytes that no entry tells of, for somebody was interrupted.
+    """A version of this model with good bytes that no entry tells of, for somebody was interrupted."""
+    found = reversed(_newest(_unrecorded(client, history, model_digest)))
+    return next((version for version in found if _is_intact(client, version)), None)
 
-    A request that was sent twice leaves two from the same logged model: the first one stays.
-    """
+
+def _only_one(client: "MlflowClient", history: History, version: "ModelVersion") -> "ModelVersion":
+    """The first of the versions that were made of one logged model; others, of a request sent twice, go."""
+    found = _unrecorded(client, history, version.tags[MODEL_DIGEST_TAG])
+    *others, first = _newest([other for other in found if other.source == version.source])
+    for other in others:
+        client.delete_model_version(history.name, other.version)
+    return first
+
+
+def _unrecorded(client: "MlflowClient", history: History, model_digest: str) -> "list[ModelVersion]":
     known = state_of(history.entries).registered
-    found = [
-        version
-        for version in search(client, history.name, (MODEL_DIGEST_TAG, model_digest))
-        if int(version.version) not in known
-    ]
-    intact = [version for version in reversed(_newest(found)) if _is_intact(client, version)]
-    for other in intact[1:]:
-        if other.source == intact[0].source:
-            client.delete_model_version(history.name, other.version)
-    return intact[0] if intact else None
+    versions = search(client, history.name, (MODEL_DIGEST_TAG, model_digest))
+    return [version for version in versions if int(version.version) not in known]
 
 
 def _newest(versions: "list[ModelVersion]") -> "list[ModelVersion]":

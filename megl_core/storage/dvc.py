@@ -107,7 +107,7 @@ def fetch(repository: str, path: str, revision: str | None, target: Path) -> Dvc
     """
     with (
         atomic_directory(target, marker=_DATASET_FILE) as temporary,
-        _repository_at(repository, revision) as repo,
+        repository_at(repository, revision) as repo,
     ):
         output = _find_output(repo, Path(repo.root_dir) / path)
         if output is None or not output.is_dir_checksum:
@@ -149,7 +149,7 @@ def _working_repository(path: Path) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _repository_at(url: str, revision: str | None) -> Iterator[Any]:
+def repository_at(url: str, revision: str | None) -> Iterator[Any]:
     """The repository at a revision; one without a default remote serves its own cache."""
     with _quiet_dvc(url) as dvc_repo:
         from dvc.repo.open_repo import clean_repos

@@ -89,14 +89,46 @@ def stop_group(process: subprocess.Popen[bytes]) -> None:
 
 
 @dataclass
+class Strike:
+    """A fault at one of the writing requests: the `number`-th whose path matches `paths`.
+
+    Attributes:
+        act: what happens; it may kill the process that sent the request.
+        after: once the server has done what was asked, but before it answers; else before it hears of it.
+        status: what is answered instead; None: the connection is dropped.
+        struck: whether it came to it.
+    """
+
+    number: int
+    act: Callable[[], object] = lambda: None
+    after: bool = False
+    status: int | None = None
+    paths: str = ""
+    struck: bool = False
+    seen: int = 0
+
+
+@dataclass
 class Line:
     """An HTTP line to the server. Requests whose path matches a pattern of `faults` get that status."""
 
     uri: str
     faults: dict[str, int] = field(default_factory=dict)
+    strike: Strike | None = None
 
     def fault(self, path: str) -> int | None:
         return next((status for pattern, status in self.faults.items() if re.search(pattern, path)), None)
+
+    def strikes(self, method: str, path: str) -> Strike | None:
+        """The strike, if this is the request that it is meant for."""
+        strike = self.strike
+        if strike is None or strike.struck or method == "GET" or "/search" in path:
+            return None
+        if not re.search(strike.paths, path):
+            return None
+        strike.seen += 1
+        strike.struck = strike.seen == strike.number
+        return strike if strike.struck else None
 
 
 @pytest.fixture
@@ -109,6 +141,10 @@ def line(mlflow_server: MLflowServer) -> Iterator[Line]:
             if status := line.fault(self.path):
                 self.answer(status, b"", "text/plain")
                 return
+            strike = line.strikes(self.command, self.path)
+            if strike is not None and not strike.after:
+                self.struck(strike)
+                return
             headers = {
                 name: value
                 for name, value in self.headers.items()
@@ -119,9 +155,19 @@ def line(mlflow_server: MLflowServer) -> Iterator[Line]:
             )
             try:
                 with urllib.request.urlopen(request, timeout=60) as response:
+                    if strike is not None:
+                        response.read()
+                        self.struck(strike)
+                        return
                     self.answer(response.status, response.read(), response.headers["Content-Type"])
             except urllib.error.HTTPError as error:
                 self.answer(error.code, error.read(), error.headers["Content-Type"])
+
+        def struck(self, strike: Strike) -> None:
+            strike.act()
+            if strike.status is not None:
+                self.answer(strike.status, b"", "text/plain")
+            self.close_connection = True
 
         def body(self) -> bytes:
             if self.headers.get("Transfer-Encoding") != "chunked":

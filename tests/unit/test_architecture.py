@@ -16,7 +16,7 @@ LAYERS = [
     {"data", "models", "objectives", "metrics", "explain"},
     {"validation", "training", "evaluation", "provenance"},
     {"registry"},
-    {"tuning"},
+    {"lineage", "tuning"},
     {"cli"},
 ]
 MODULES = sorted(path.relative_to(REPOSITORY).as_posix() for path in PACKAGE.rglob("*.py"))
