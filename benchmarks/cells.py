@@ -42,7 +42,7 @@ BASE: Overrides = {
     "train.mix_backgrounds": 0.5,
     "train.num_threads": 1,
     "train.device": "cpu",
-    "train.checkpoint_every": 1000,
+    "train.checkpoint_seconds": 3600.0,
     "evaluation.num_threads": 1,
     "evaluation.max_texts": 150,
     "evaluation.faithfulness_samples": 0,
@@ -102,6 +102,19 @@ WEIGHTS = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4)
 MAPS = ("plain", "centered")
 SECTIONS = ("model", "objective", "train", "evaluation", "pack")
 """Sections of the configuration that decide a run's numbers, besides its source's."""
+_LATER: Overrides = {
+    "accumulate": 1,
+    "precision": "float32",
+    "compile": False,
+    "shard": "none",
+    "on_nan": "stop",
+    "max_skipped": 10,
+}
+"""Settings of `train` that came after the first results, with the values that those were made with."""
+_IDLE = ("checkpoint_seconds", "stall_seconds")
+"""Settings of `train` that decide no number and came later too."""
+_GONE: Overrides = {"checkpoint_every": 1000}
+"""What the first results had in `train` instead."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,10 +153,23 @@ class Run:
 
     @cached_property
     def config_digest(self) -> str:
-        """SHA-256 over every setting that decides about the numbers, the seeds among them."""
+        """SHA-256 over every setting that decides about the numbers, the seeds among them.
+
+        A setting that is new leaves the digests of earlier results as they are, until it is used.
+        """
         tree = self.config.model_dump(mode="json")
-        settings = {name: tree[name] for name in SECTIONS}
+        settings = {name: tree[name] for name in SECTIONS} | {"train": _settled(tree["train"])}
         return sha256_json(settings | self.source.settings(self.config))
+
+
+def _settled(train: Overrides) -> dict[str, Any]:
+    """The section `train` in the form that the first results had."""
+    kept = {
+        name: value
+        for name, value in train.items()
+        if name not in _IDLE and (name not in _LATER or value != _LATER[name])
+    }
+    return {**kept, **_GONE}
 
 
 def run_of(cell: Cell, seed: int, base: Overrides = BASE) -> Run:

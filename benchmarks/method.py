@@ -11,8 +11,6 @@ the page to docs/benchmarks/method.md.
 
 import functools
 import os
-import signal
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -20,12 +18,12 @@ from typing import Annotated
 import typer
 
 from benchmarks.cells import Cell, chosen_cells, fixed_cells, run_of, runs_of, select
+from benchmarks.command import start, tell
 from benchmarks.page import write_page
 from benchmarks.results import Find, Results
 from benchmarks.runner import Runner
 from benchmarks.selection import choose
 from megl_core.code import code_digest
-from megl_core.errors import MeglError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results" / "method.jsonl"
@@ -74,8 +72,7 @@ def main(
         with runner.open():
             run_plan(runner, full, only)
         failures = runner.failures
-    for name, error in failures.items():
-        print(f"\nfailed, will be tried again: {name}\n{error.rstrip()}", file=sys.stderr)
+    tell(failures)
     write_page(finder(results), PAGE)
     print(f"page: {PAGE}")
     if failures:
@@ -101,13 +98,7 @@ def finder(results: Results) -> Find:
 
 def _announce(runner: Runner, cells: list[Cell], full: bool, only: str | None) -> None:
     """Say what is to be run, how long that takes, and what the short form leaves out."""
-    chosen = runs_of(select(cells, only))
-    missing = runner.missing(chosen)
-    minutes = sum(run.source.seconds(run.config) for run in missing) / runner.num_processes / 60
-    runner.say(
-        f"{len(missing)} of {len(chosen)} runs are missing: "
-        f"about {minutes:.0f} min, {runner.num_processes} at a time"
-    )
+    runner.announce(runs_of(select(cells, only)))
     if full:
         return
     planned = {(cell.name, seed) for cell in cells for seed in cell.seeds}
@@ -122,13 +113,5 @@ def _announce(runner: Runner, cells: list[Cell], full: bool, only: str | None) -
     )
 
 
-def _leave(number: int, frame: object) -> None:  # noqa: ARG001 (the interface's arguments)
-    sys.exit(128 + number)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _leave)  # unwinds the stack, so that the runs are stopped too
-    try:
-        typer.run(main)
-    except MeglError as error:
-        sys.exit(f"error: {error}")
+    start(main)

@@ -17,6 +17,8 @@ from megl_core.files import write_text
 
 LABELS = {
     "megl": "MEGL",
+    "megl-defaults": "MEGL, defaults",
+    "defaults-without-mix": "MEGL, defaults without mix",
     "cross-entropy": "cross-entropy",
     "text-lexicon": "text + lexicon",
     "rrr": "RRR",

@@ -10,19 +10,19 @@ docs/benchmarks/photos.md.
 """
 
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from benchmarks.command import start, tell
 from benchmarks.photo_cells import PhotoCell, photo_cells, photo_runs
 from benchmarks.photo_page import write_page
 from benchmarks.results import Results
 from benchmarks.runner import Runner
 from megl_core.code import code_digest
-from megl_core.errors import ConfigError, MeglError
+from megl_core.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results" / "photos.jsonl"
@@ -61,8 +61,7 @@ def main(
         with runner.open():
             run_cells(runner, available(data, runner), only)
         failures = runner.failures
-    for name, error in failures.items():
-        print(f"\nfailed, will be tried again: {name}\n{error.rstrip()}", file=sys.stderr)
+    tell(failures)
     write_page(results, PAGE)
     print(f"page: {PAGE}")
     if failures:
@@ -91,18 +90,9 @@ def run_cells(runner: Runner, sets: dict[str, Path], only: str | None) -> None:
     """Run the cells of the sets that are there."""
     cells: list[PhotoCell] = [cell for cell in photo_cells() if cell.dataset in sets and cell.fits(only)]
     runs = photo_runs(cells, sets)
-    missing = runner.missing(runs)
-    minutes = sum(run.source.seconds(run.config) for run in missing) / runner.num_processes / 60
-    runner.say(
-        f"{len(missing)} of {len(runs)} runs are missing: "
-        f"about {minutes:.0f} min, {runner.num_processes} at a time"
-    )
+    runner.announce(runs)
     runner.run(runs)
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except MeglError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    start(main)

@@ -65,6 +65,15 @@ class Runner:
         """Those runs that have no result yet."""
         return [run for run in runs if self.results.find(run) is None]
 
+    def announce(self, runs: Sequence[Run]) -> None:
+        """Say how many runs are missing, and how long they will take, about."""
+        missing = self.missing(runs)
+        minutes = sum(run.source.seconds(run.config) for run in missing) / self.num_processes / 60
+        self.say(
+            f"{len(missing)} of {len(runs)} runs are missing: "
+            f"about {minutes:.0f} min, {self.num_processes} at a time"
+        )
+
     def run(self, runs: Sequence[Run]) -> None:
         """Run what is missing, in this order.
 

@@ -15,8 +15,9 @@ from megl_core.progress import SilentReporter
 
 _SIMPLE, _TEXT, _PIXELS = 27.0, 24.0, 37.0
 """Seconds of twelve epochs of scenes on one core: more with a decoder, more with second-order gradients."""
-_PHOTO = 0.004
-"""Seconds of a step for one photograph of 128 pixels, decoder included."""
+_PHOTO, _PHOTO_TEXT, _FINE = 0.0037, 0.0012, 2.2
+"""Seconds of an epoch for one photograph of 128 pixels, what a decoder adds, and how many times as long a
+stem takes that keeps more than a fourth of the side."""
 
 
 class Source(Protocol):
@@ -78,7 +79,9 @@ class Photos:
         return self.dataset, manifest
 
     def seconds(self, config: Config) -> float:
-        return _PHOTO * self.images * config.train.epochs
+        each = _PHOTO + (_PHOTO_TEXT if config.objective.text > 0 else 0.0)
+        fine = _FINE if config.model.backbone.stem_stride < 4 else 1.0
+        return each * fine * self.images * config.train.epochs
 
 
 def withhold_masks(table: pa.Table, share: int, seed: int) -> pa.Table:

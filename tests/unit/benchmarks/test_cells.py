@@ -4,6 +4,7 @@ from benchmarks.cells import (
     FEW_SEEDS,
     SEEDS,
     Cell,
+    _settled,
     chosen_cells,
     fixed_cells,
     grid,
@@ -19,6 +20,17 @@ def test_a_run_has_one_seed_for_its_data_and_its_weights() -> None:
     assert run.config.data.scenes.mask_share == 0.05
     assert run.config.objective.visual == 3.0
     assert run.config.train.epochs == BASE["train.epochs"] == 12
+
+
+def test_a_new_setting_counts_only_where_it_is_used() -> None:
+    run = run_of(Cell("headline", "megl", 5, {}, SEEDS), 12)
+    tree = run.config.model_dump(mode="json")["train"]
+    first = {name: value for name, value in tree.items() if name != "checkpoint_seconds"}
+    first["checkpoint_every"] = 1000
+    known = {"on_nan": "stop", "accumulate": 1, "checkpoint_seconds": 5.0}
+    assert _settled(first | known) == _settled(first)
+    assert _settled(first | {"accumulate": 2}) == _settled(first) | {"accumulate": 2}
+    assert _settled(first | {"learning_rate": 0.5}) != _settled(first)
 
 
 def test_development_seeds_are_not_used() -> None:

@@ -1,8 +1,11 @@
+import shutil
 from pathlib import Path
 
 import pytest
 
 from benchmarks.cells import Cell, run_of
+from benchmarks.findings import Findings
+from benchmarks.method import RESULTS, finder
 from benchmarks.results import Results
 from megl_core.errors import DataError
 from tests.unit.benchmarks.tiny import CODE, record
@@ -38,6 +41,14 @@ def test_results_of_other_code_count_only_if_asked_for_and_only_where_there_are_
     newest = Results(path, CODE, keep_stale=True).find(RUN)
     assert newest is not None
     assert newest.get("ood", "accuracy") == 0.75
+
+
+def test_every_result_in_the_repository_is_found(tmp_path: Path) -> None:
+    """A change of the configuration that gives the same runs other digests would lose them all."""
+    path = tmp_path / "method.jsonl"
+    shutil.copyfile(RESULTS, path)  # reading mends a torn line
+    results = Results(path, CODE, keep_stale=True)
+    assert len(Findings(finder(results)).all_records()) == len(results) > 0
 
 
 def test_the_line_that_a_killed_process_left_is_dropped(tmp_path: Path) -> None:

@@ -1,12 +1,18 @@
 """Results made up by hand, and runs so small that their numbers mean nothing."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from benchmarks.cells import BASE, ENERGY, Cell, Run, run_of, runs_of
+from benchmarks.photo_cells import PhotoCell
 from benchmarks.results import Record, Results
 from benchmarks.runner import Runner
 from megl_core.code import code_digest
+from tests.unit.data.build import encode, noise, write_rows
 
 TINY = {
     **BASE,
@@ -64,6 +70,45 @@ def add(results: Results, cell: Cell, accuracies: dict[int, float], **fields: ob
     """Results of a cell by seed."""
     for seed, accuracy in accuracies.items():
         results.add(record(run_of(cell, seed), accuracy, **fields))  # type: ignore[arg-type]
+
+
+def add_photos(results: Results, cell: PhotoCell, metrics: dict[int, dict[str, dict[str, float]]]) -> None:
+    """Results of a cell: `{seed: {split: {metric: value}}}`."""
+    for seed, measured in metrics.items():
+        run = cell.run(seed, Path(cell.dataset))
+        results.add(replace(record(run, 0.0), metrics=measured))
+
+
+def write_photos(folder: Path, num_train: int = 16, num_test: int = 8) -> list[dict[str, Any]]:
+    """A set of 24 pixels a side, all with a mask and a place; returns its rows.
+
+    In training cats stand on sand and dogs on grass, in val and test half of either on each.
+    """
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    names = [f"train{number}" for number in range(num_train)]
+    names += [f"{split}{number}" for split in ("val", "test") for number in range(num_test)]
+    rows = [_photo(name, number) for number, name in enumerate(names)]
+    mask = np.zeros((24, 24), dtype=np.uint8)
+    mask[4:12, 4:12] = 255
+    for number, row in enumerate(rows):
+        (folder / row["image"]).write_bytes(encode(noise(number, 24, 24)))
+        (folder / row["mask"]).write_bytes(encode(mask))
+    write_rows(folder, rows)
+    return rows
+
+
+def _photo(name: str, number: int) -> dict[str, Any]:
+    is_cat, turned = number % 2 == 0, number % 4 > 1 and not name.startswith("train")
+    return {
+        "id": name,
+        "image": f"images/{name}.png",
+        "label": "cat" if is_cat else "dog",
+        "mask": f"masks/{name}.png",
+        "explanations": [f"It is a {'cat' if is_cat else 'dog'}, for in the centre there are ears."],
+        "split": name.rstrip("0123456789"),
+        "scene": "sand" if is_cat != turned else "grass",
+    }
 
 
 def tiny_runs() -> list[Run]:
