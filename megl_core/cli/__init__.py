@@ -19,11 +19,12 @@ from megl_core.errors import MeglError
 COMMANDS = {
     "data": ("megl_core.cli.data", "Generate, import, validate, pack and look at datasets."),
     "train": ("megl_core.cli.train", "Train a model on a packed dataset."),
+    "train sync": ("megl_core.cli.sync", "Send MLflow what it did not get while it was away."),
     "tune": ("megl_core.cli.tune", "Search for the settings that do best on the validation split."),
     "evaluate": ("megl_core.cli.evaluate", "Evaluate a model: accuracy, heat maps, rationales."),
     "explain": ("megl_core.cli.explain", "Explain pictures: class, heat map and rationale."),
     "models": ("megl_core.cli.models", "Look at registered models, promote them, roll them back."),
-    "lineage": ("megl_core.cli.lineage", "Which bytes made a model, and where did an image go?"),
+    "lineage": ("megl_core.cli.lineage", "Audit: where versions come from, and whether that still holds."),
     "pipeline": ("megl_core.cli.pipeline", "Run and compile the training pipeline."),
     "doctor": ("megl_core.cli.doctor", "Check versions, devices and services."),
 }
@@ -40,6 +41,8 @@ class LazyGroup(TyperGroup):
         self.commands = {name: TyperCommand(name, help=line) for name, (_, line) in COMMANDS.items()}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if (pair := " ".join(args[:2])) in COMMANDS:  # a verb under a noun that is a verb itself
+            args = [pair, *args[2:]]
         name, listed, rest = super().resolve_command(ctx, args)
         return name, listed and _load(name), rest
 

@@ -13,6 +13,7 @@ from megl_core.config import Config, load_config
 DEFAULT_PARAMS = Path("params.yaml")
 
 console = Console()
+errors = Console(stderr=True)
 
 ParamsOption = Annotated[
     Path | None,

@@ -6,9 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from megl_core.cli.common import JsonOption, ParamsOption, SetOption, console, print_json, resolve_config
+from megl_core.cli.common import (
+    JsonOption,
+    ParamsOption,
+    SetOption,
+    console,
+    errors,
+    print_json,
+    resolve_config,
+)
 from megl_core.errors import ConfigError, GateError
 from megl_core.redaction import redact
 
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Look at registered models, promote them, roll them back.")
 
+_FORCED = "[bold white on red] FORCED [/]"
 _STAGES = ("none", "staging", "production", "archived")
 
 NameArgument = Annotated[str, typer.Argument(help="The registered model.")]
@@ -158,32 +168,27 @@ def promote(
 
     Example: megl models promote megl staging --to production --reason "two weeks in staging"
     """
-    from megl_core.registry.models import Stage
-    from megl_core.registry.models import promote as promote_version
-    from megl_core.registry.promotion import judge
-    from megl_core.registry.stages import approvals_needed
+    from megl_core.registry.stages import GATED
+    from megl_core.registry.steps import promote_judged
 
     config, uri = _settings(params, set_, tracking_uri, workspace)
-    stage, number, reason = _stage(to), _number(name, reference, uri), _reason(reason)
-    is_gated = stage in (Stage.STAGING, Stage.PRODUCTION)
-    verdict = judge(name, number, config, uri, data) if is_gated else None
-    if verdict and not as_json:
-        console.print(_gate_table(verdict))
-    version = promote_version(
+    stage, number = _stage(to), _number(name, reference, uri)
+    version = promote_judged(
         name,
         number,
         stage,
+        config,
         uri,
-        reason=reason,
-        verdict=verdict,
-        approvals=approvals_needed(config.promotion, stage),
+        reason=_reason(reason),
+        data=data,
         force=force,
+        show=None if as_json else lambda verdict: console.print(_gate_table(verdict)),
     )
+    if force and stage in GATED:
+        errors.print(f"{_FORCED} No gate or approval held this version back; the record says so for ever.")
     if as_json:
         print_json(version.to_json())
         return
-    if force and verdict and not verdict.passed:
-        console.print("[bold white on red] FORCED [/] against the gates; the record says so.")
     console.print(f"{name} version {number} is in stage {version.stage}", highlight=False)
 
 
@@ -191,6 +196,8 @@ def promote(
 def rollback(
     name: NameArgument,
     reason: ReasonOption = "",
+    params: ParamsOption = None,
+    set_: SetOption = None,
     tracking_uri: UriOption = None,
     workspace: WorkspaceOption = _WORKSPACE,
     as_json: JsonOption = False,
@@ -199,10 +206,11 @@ def rollback(
 
     Example: megl models rollback megl --reason "answers are slow since version 4"
     """
+    from megl_core.provenance.signing import find_verifier
     from megl_core.registry.models import rollback as roll_back
 
-    uri = _uri(tracking_uri, workspace)
-    version = roll_back(name, uri, reason=_reason(reason))
+    config, uri = _settings(params, set_, tracking_uri, workspace)
+    version = roll_back(name, uri, reason=_reason(reason), verifier=find_verifier(config.registry))
     if as_json:
         print_json(version.to_json())
     else:
@@ -291,7 +299,7 @@ def at(
     workspace: WorkspaceOption = _WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which version was in which stage at a moment.
+    """Show which version was in which stage at a moment; a date alone means its end in UTC.
 
     Example: megl models at megl 2026-11-24
     """
@@ -299,12 +307,15 @@ def at(
 
     moment = parse_moment(date)
     state = state_at(name, moment, _uri(tracking_uri, workspace))
-    stages = {str(version): str(stage) for version, stage in sorted(state.stages.items())}
+    versions = sorted({*state.registered, *state.stages})
+    stages = {str(version): str(state.stage_of(version)) for version in versions}
     if as_json:
         print_json({"at": moment.isoformat(), "production": state.production, "stages": stages})
         return
     in_production = f"version {state.production}" if state.production else "no version"
-    console.print(f"{moment.isoformat()}: {in_production} of {name} in Production", highlight=False)
+    console.print(
+        f"{moment.isoformat(timespec='seconds')}: {in_production} of {name} in Production", highlight=False
+    )
     for version, stage in stages.items():
         console.print(f"  version {version}: {stage}", highlight=False)
 
@@ -388,10 +399,10 @@ def _history_table(name: str, entries: "Sequence[Entry]") -> Table:
         table.add_row(
             str(entry.number),
             entry.time[:19].replace("T", " "),
-            entry.actor,
+            escape(entry.actor),
             _what(entry),
-            str(entry.version),
-            entry.reason,
+            str(entry.version or ""),
+            escape(entry.reason),
         )
     return table
 
@@ -402,12 +413,20 @@ def _what(entry: "Entry") -> str:
     if entry.action == "promote":
         words = f"{details['from']} to {details['to']}"
         if details["forced"]:
-            words += " [bold white on red] FORCED [/]"
+            words += f" {_FORCED}"
         elif details["approvals"]:
-            words += f", approved by {', '.join(details['approvals'])}"
+            words += f", approved by {escape(', '.join(details['approvals']))}"
+    elif entry.action == "rollback":
+        words += f" from {details['from']}" if details["from"] else ""
+    elif entry.action == "adopt":
+        words += "".join(f", {stage}: {_numbers(versions)}" for stage, versions in details["stages"].items())
     elif "to" in details:
-        words += f" to {details['to']}" if entry.action != "rollback" else f" from {details['from']}"
+        words += f" to {details['to']}"
     return words
+
+
+def _numbers(versions: "Sequence[int]") -> str:
+    return ", ".join(map(str, versions))
 
 
 def _uri(tracking_uri: str | None, workspace: Path) -> str:

@@ -28,6 +28,9 @@ def train(
     ] = Path("workspace"),
     track: Annotated[bool, typer.Option("--track/--no-track", help="Log the run to MLflow.")] = True,
     resume: Annotated[bool, typer.Option("--resume/--restart", help="Go on from a stopped run.")] = True,
+    profile: Annotated[
+        Path | None, typer.Option("--profile", help="File for a Chrome trace of a few steps.")
+    ] = None,
     params: ParamsOption = None,
     set_: SetOption = None,
     as_json: JsonOption = False,
@@ -35,7 +38,8 @@ def train(
     """Train a model on a packed dataset.
 
     A run that was stopped goes on from its last checkpoint when it is started again with the same data
-    and settings.
+    and settings. What the model was made of is written beside it, to `<output>.provenance.json`. What
+    MLflow could not be told is kept: `megl train sync` sends it later.
 
     Example: megl train runs/packed --output runs/model --set train.epochs=3
 
@@ -47,21 +51,24 @@ def train(
 
         read_info(data)  # what is wrong is said once, not by every process
         raise typer.Exit(_torchrun(processes))
+    from megl_core.provenance.statement import statement_file
     from megl_core.registry.steps import train_tracked
 
-    result = train_tracked(data, output, config, workspace, track=track, resume=resume)
+    result = train_tracked(data, output, config, workspace, track=track, resume=resume, profile=profile)
     if result is None:  # not the main process
         return
     summary = {
         "model": str(output),
         "model_digest": result.model_digest,
+        "provenance": str(statement_file(output)),
         "run_id": result.run_id,
         **result.metrics,
     }
     if as_json:
         print_json(summary)
         return
-    for name, text in (("model", str(output)), ("digest", result.model_digest[:12])):
+    for name in ("model", "provenance", "model_digest"):
+        text = summary[name]
         console.print(f"{name:<18} {text}", markup=False, highlight=False, soft_wrap=True)
     for name in ("loss", "val_accuracy", "val_energy_in_mask"):
         if name in result.metrics:

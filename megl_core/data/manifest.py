@@ -113,6 +113,18 @@ def root_digest(table: pa.Table) -> str:
     return digest_rows(zip(table["id"].to_pylist(), table["row_sha256"].to_pylist(), strict=True))
 
 
+def require_rows(table: pa.Table, where: str) -> None:
+    """Make sure that every row of a manifest is what its digest says.
+
+    Raises:
+        IntegrityError: naming the first sample that is not.
+    """
+    for batch in table.select([*_DIGESTED, "row_sha256"]).to_batches(_BATCH_ROWS):
+        for row in batch.to_pylist():
+            if row_digest(row) != row["row_sha256"]:
+                raise IntegrityError(f"the sample {row['id']!r} is not what its digest says", where=where)
+
+
 def require_digest(table: pa.Table, expected: str | None, path: Path) -> None:
     """Make sure that a manifest is the one that was meant.
 
@@ -149,8 +161,8 @@ def write_manifest(table: pa.Table, path: Path) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def read_manifest(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read a manifest, or only some of its columns.
+def read_manifest(path: Path, columns: list[str] | None = None, rows: Any = None) -> pa.Table:
+    """Read a manifest, or only some of its columns and rows; `rows` is an expression of pyarrow.
 
     Raises:
         DataError: the file is missing, is no Parquet file, or is no manifest of this version.
@@ -159,7 +171,7 @@ def read_manifest(path: Path, columns: list[str] | None = None) -> pa.Table:
         schema = pq.read_schema(path)
         if not schema.equals(SCHEMA):
             raise DataError("not a manifest of this version", where=str(path), fix="scan the dataset again")
-        return pq.read_table(path, columns=columns)
+        return pq.read_table(path, columns=columns, filters=rows)
     except FileNotFoundError:
         raise DataError("no such manifest", where=str(path), fix="make it: megl data validate") from None
     except (pa.ArrowInvalid, OSError) as error:

@@ -5,145 +5,191 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from megl_core.data.manifest import read_manifest
-from megl_core.lineage.record import Recorded, fetch_manifest
-from megl_core.provenance.statement import Statement, data_digest, dependency, parameters
+from megl_core.errors import DataError
+from megl_core.files import canonical_json
+from megl_core.lineage.record import Recorded, find_manifest, read_record
+from megl_core.provenance.statement import CODE, DATASET, Statement, data_digest, parameters
 from megl_core.registry.connection import connect, mlflow_errors
 from megl_core.registry.history import find_history
 from megl_core.registry.tracking import flatten
 
+# What makes a sample another one, in the user's words.
 _PARTS = {
+    "label": "label",
+    "split": "split",
+    "group": "group",
     "image": "image_sha256",
     "mask": "mask_sha256",
-    "label": "label",
     "text": "text_sha256",
-    "split": "split",
     "columns": "extra",
 }
-_DEPENDENCIES = ("dataset", "code", "megl_core", "lock", "image", "environment")
 
 
 @dataclass(frozen=True)
-class DataDiff:
-    """Rows by id.
+class DataChange:
+    """How two datasets differ, by ids of samples.
 
     Attributes:
-        changed: `{id: what of it differs}`.
+        added: only in the second.
+        removed: only in the first.
+        changed: `{id: parts}` of those in both.
     """
 
-    added: list[str]
-    removed: list[str]
-    changed: dict[str, list[str]]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class Diff:
-    """What differs; each pair is (of the first, of the second), None where there is none.
+class Pair:
+    """A value in the first and in the second version; None where one has none."""
+
+    first: Any
+    second: Any
+
+    @property
+    def difference(self) -> float | None:
+        """Second minus first, of numbers."""
+        if isinstance(self.first, int | float) and isinstance(self.second, int | float):
+            return self.second - self.first
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | ({} if self.difference is None else {"difference": self.difference})
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What is not the same in two versions.
 
     Attributes:
-        data: None where the data are the same, or a manifest is missing, as `trouble` says.
-        dependencies: digests of data, code, packages.
+        data: None where a manifest is not kept; `trouble` says which.
+        parameters: by `section.key`.
+        sources: code, packages, image, pretrained parts: their digests.
+        metrics: by `split.metric`, also those that agree.
     """
 
-    data: DataDiff | None
-    parameters: dict[str, tuple[Any, Any]]
-    dependencies: dict[str, tuple[str | None, str | None]]
-    metrics: dict[str, tuple[float | None, float | None]]
+    first: str
+    second: str
+    data: DataChange | None
+    parameters: Mapping[str, Pair]
+    sources: Mapping[str, Pair]
+    metrics: Mapping[str, Pair]
     trouble: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        pairs = {
+            name: {key: pair.to_json() for key, pair in getattr(self, name).items()}
+            for name in ("parameters", "sources", "metrics")
+        }
+        return {
+            "first": self.first,
+            "second": self.second,
+            "data": None if self.data is None else asdict(self.data),
+            "trouble": self.trouble,
+            **pairs,
+        }
 
 
-def diff(first: Recorded, second: Recorded, tracking_uri: str, cache: Path) -> Diff:
-    """Compare two versions, of one model or of two.
-
-    Args:
-        cache: the workspace, whose manifests are looked at first.
+def compare_versions(
+    first: tuple[str, str], second: tuple[str, str], tracking_uri: str, workspace: Path
+) -> Difference:
+    """Compare two versions, given by model and number or alias; they may be of different models.
 
     Raises:
+        ConfigError: there is no such version.
+        DataError: one has no provenance.
+        IntegrityError: a record was tampered with.
         UnavailableError: MLflow does not answer.
     """
-    one, other = first.statement, second.statement
-    data, trouble = None, ""
-    if one is None or other is None:
-        trouble = "a version without provenance: data, parameters and code cannot be compared"
-    elif data_digest(one) != data_digest(other):
-        data, trouble = _data(first, second, tracking_uri, cache)
-    return Diff(
-        data=data,
-        parameters=_changed(_parameters(one), _parameters(other)),
-        dependencies=_changed(_digests(one), _digests(other)),
-        metrics=_changed(flatten(first.metrics), flatten(second.metrics)),
-        trouble=trouble,
+    one, other = (read_record(name, reference, tracking_uri) for name, reference in (first, second))
+    said, says = _statement(one), _statement(other)
+    manifests = [_manifest(recorded, tracking_uri, workspace) for recorded in (one, other)]
+    missing = [_title(each) for each, path in zip((one, other), manifests, strict=True) if path is None]
+    return Difference(
+        first=_title(one),
+        second=_title(other),
+        data=None if missing else compare_manifests(*filter(None, manifests)),
+        parameters=_pairs(flatten(parameters(said)), flatten(parameters(says))),
+        sources=_pairs(_sources(said), _sources(says)),
+        metrics=_pairs(flatten(one.metrics), flatten(other.metrics), equal_too=True),
+        trouble=f"the manifest is not kept: {', '.join(missing)}" if missing else "",
     )
 
 
-def compare_manifests(one: pa.Table, other: pa.Table) -> DataDiff:
-    """Rows that were added, removed or changed, by id, in the order of their ids."""
-    ours, theirs = (
-        dict(zip(table["id"].to_pylist(), table["row_sha256"].to_pylist(), strict=True))
-        for table in (one, other)
-    )
-    touched = {sample for sample in ours.keys() & theirs.keys() if ours[sample] != theirs[sample]}
-    before, after = (_parts(table, touched) for table in (one, other))
-    return DataDiff(
-        added=sorted(theirs.keys() - ours.keys()),
-        removed=sorted(ours.keys() - theirs.keys()),
-        changed={
-            sample: [part for part in _PARTS if before[sample][part] != after[sample][part]]
-            for sample in sorted(touched)
-        },
-    )
+def compare_manifests(first: Path, second: Path) -> DataChange:
+    """Which samples differ, by their ids; the names of files do not count.
+
+    Raises:
+        DataError: a file is no manifest.
+    """
+    if first == second:
+        return DataChange((), (), {})
+    before, after = _row_digests(first), _row_digests(second)
+    differing = sorted(id_ for id_ in before.keys() & after.keys() if before[id_] != after[id_])
+    one, other = (_rows(path, differing) for path in (first, second))
+    changed = {
+        id_: tuple(part for part, column in _PARTS.items() if one[id_][column] != other[id_][column])
+        for id_ in differing
+    }
+    added, removed = after.keys() - before.keys(), before.keys() - after.keys()
+    return DataChange(tuple(sorted(added)), tuple(sorted(removed)), changed)
 
 
-def _data(first: Recorded, second: Recorded, tracking_uri: str, cache: Path) -> tuple[DataDiff | None, str]:
-    tables = []
-    for recorded in (first, second):
-        table = _manifest(recorded, tracking_uri, cache)
-        if table is None:
-            version = f"{recorded.version.name} version {recorded.version.version}"
-            return None, f"the manifest of the data of {version} is gone"
-        tables.append(table)
-    return compare_manifests(*tables), ""
+def _row_digests(manifest: Path) -> dict[str, str]:
+    table = read_manifest(manifest, ["id", "row_sha256"])
+    return dict(zip(table["id"].to_pylist(), table["row_sha256"].to_pylist(), strict=True))
 
 
-def _manifest(recorded: Recorded, tracking_uri: str, cache: Path) -> pa.Table | None:
+def _rows(manifest: Path, ids: list[str]) -> dict[str, dict[str, Any]]:
+    if not ids:
+        return {}
+    import pyarrow.compute as pc
+
+    table = read_manifest(manifest, ["id", *_PARTS.values()], pc.field("id").isin(ids))
+    return {row["id"]: row for row in table.to_pylist()}
+
+
+def _manifest(recorded: Recorded, tracking_uri: str, workspace: Path) -> Path | None:
     client = connect(tracking_uri)
     with mlflow_errors(tracking_uri, "read the record"):
         history = find_history(client, recorded.version.name)
-    if history is None or recorded.statement is None:
-        return None
-    path = fetch_manifest(client, history.run_id, data_digest(recorded.statement), cache)
-    return read_manifest(path) if path else None
+    digest = data_digest(_statement(recorded))
+    return find_manifest(client, history.run_id, digest, workspace) if history and digest else None
 
 
-def _parts(table: pa.Table, wanted: set[str]) -> dict[str, dict[str, Any]]:
-    columns = {part: table[column].to_pylist() for part, column in _PARTS.items()}
-    return {
-        sample: {part: values[place] for part, values in columns.items()}
-        for place, sample in enumerate(table["id"].to_pylist())
-        if sample in wanted
-    }
+def _statement(recorded: Recorded) -> Statement:
+    if recorded.statement is None:
+        raise DataError(
+            "nobody can say what this version was made of",
+            where=_title(recorded),
+            fix=recorded.trouble or "it was registered without provenance",
+        )
+    return recorded.statement
 
 
-def _parameters(statement: Statement | None) -> dict[str, Any]:
-    return flatten(parameters(statement)) if statement else {}
+def _title(recorded: Recorded) -> str:
+    return f"{recorded.version.name}/{recorded.version.version}"
 
 
-def _digests(statement: Statement | None) -> dict[str, str]:
-    """Of the dependencies that both statements may name."""
-    found = {name: dependency(statement, name) for name in _DEPENDENCIES} if statement else {}
-    return {
-        name: str(item["digest"].get("sha256") or item["digest"].get("gitCommit", ""))
-        for name, item in found.items()
-        if item
-    }
+def _sources(statement: Statement) -> dict[str, str]:
+    """`{name: digest}` of all but the data; code that differs from its commit says so."""
+    sources = {}
+    for item in statement["predicate"]["buildDefinition"]["resolvedDependencies"]:
+        if item["name"] != DATASET:
+            digest = next(iter(item["digest"].values()))
+            is_dirty = item["name"] == CODE and item.get("annotations", {}).get("dirty")
+            sources[item["name"]] = f"{digest} with changes" if is_dirty else digest
+    return sources
 
 
-def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    names = sorted(one.keys() | other.keys())
-    pairs = {name: (one.get(name), other.get(name)) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+def _pairs(
+    first: Mapping[str, Any], second: Mapping[str, Any], *, equal_too: bool = False
+) -> dict[str, Pair]:
+    pairs = {key: Pair(first.get(key), second.get(key)) for key in sorted(first.keys() | second.keys())}
+    return {key: pair for key, pair in pairs.items() if equal_too or not _same(pair)}
+
+
+def _same(pair: Pair) -> bool:
+    return canonical_json(pair.first) == canonical_json(pair.second)

@@ -1,105 +1,89 @@
-"""One HTML page about a version's lineage, with a picture of its graph."""
+"""The page of a version's origin: one file with a picture and a table, for a screen or on paper."""
 
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from markupsafe import Markup, escape
-
-from megl_core.html import render, write_html
-from megl_core.lineage.graph import Graph, Node, graph_of
-from megl_core.lineage.record import Recorded
+from megl_core.html import render
+from megl_core.lineage.graph import LAYERS, Graph, Node
 from megl_core.lineage.verify import Check
 
-_WIDTH, _GAP_X, _GAP_Y, _LINE, _PADDING = 250, 60, 18, 17, 12
-_MAX_LETTERS = 34
+_WIDTH, _GAP_X, _GAP_Y, _MARGIN = 236, 44, 18, 14  # in the picture's own units
+_TITLE, _LINE, _PADDING = 20, 15, 12
+_LETTERS = 34  # of a line of text in a box
+_MAX_LINES = 7
 
 
-def write_page(path: Path, recorded: Recorded, checks: list[Check] | None = None) -> None:
-    """Write the page; with `checks` it says what was verified.
+@dataclass(frozen=True)
+class Box:
+    """A node in its place; `lines` are what it says, each short enough for the box."""
 
-    Raises:
-        MeglError: the file cannot be written.
-    """
-    graph = graph_of(recorded)
-    page = render(
-        "lineage.html",
-        recorded=recorded,
-        graph=graph,
-        picture=draw(graph),
-        checks=checks,
-        statement=recorded.statement,
-    )
-    write_html(path, page)
+    node: Node
+    x: int
+    y: int
+    height: int
+    title: str
+    lines: tuple[str, ...]
+    width: int = _WIDTH
 
 
-def draw(graph: Graph) -> Markup:
-    """The graph as SVG: layers from left to right, a box for each node, a curve for each edge."""
-    places = _places(graph)
-    height = max(y + _height(node) for node, _, y in places.values()) + _PADDING
-    layers = max(node.layer for node in graph.nodes) + 1
-    width = layers * (_WIDTH + _GAP_X) - _GAP_X + 2 * _PADDING
-    curves = Markup("").join(_curve(places[one], places[other]) for one, other in graph.edges)
-    boxes = Markup("").join(_box(*place) for place in places.values())
-    return (
-        Markup(  # noqa: S704 (what is put in is escaped below)
-            f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-            'aria-label="What the version was made of, what judged it, and where it stands">'
-        )
-        + curves
-        + boxes
-        + Markup("</svg>")
-    )
+@dataclass(frozen=True)
+class Picture:
+    """Boxes, the paths of the arrows between them (SVG), and the headings of the columns."""
+
+    width: int
+    height: int
+    boxes: tuple[Box, ...]
+    arrows: tuple[str, ...]
+    headings: tuple[tuple[int, str], ...]
 
 
-Place = tuple[Node, int, int]
+def lineage_page(graph: Graph, checks: Sequence[Check] = ()) -> str:
+    """A self-contained page, without script and network; `checks` are shown where there are any."""
+    return render("lineage.html", graph=graph, picture=lay_out(graph), layers=LAYERS, checks=checks)
 
 
-def _places(graph: Graph) -> dict[str, Place]:
-    """`{id: (node, x, y)}`; columns are centred on the tallest."""
-    columns: dict[int, list[Node]] = {}
-    for node in graph.nodes:
-        columns.setdefault(node.layer, []).append(node)
-    heights = {
-        layer: sum(map(_height, nodes)) + _GAP_Y * (len(nodes) - 1) for layer, nodes in columns.items()
-    }
-    places = {}
-    for layer, nodes in columns.items():
-        y = _PADDING + (max(heights.values()) - heights[layer]) // 2
+def lay_out(graph: Graph) -> Picture:
+    """Layers from left to right, each a column that is centred in the picture's height."""
+    columns = [(layer, graph.layer(layer)) for layer in LAYERS if graph.layer(layer)]
+    heights = [sum(_height(node) + _GAP_Y for node in nodes) - _GAP_Y for _, nodes in columns]
+    tallest, top = max(heights), _MARGIN + _TITLE
+    boxes: dict[str, Box] = {}
+    headings = []
+    for number, (layer, nodes) in enumerate(columns):
+        x = _MARGIN + number * (_WIDTH + _GAP_X)
+        y = top + (tallest - heights[number]) // 2
+        headings.append((x, layer))
         for node in nodes:
-            places[node.id] = (node, _PADDING + layer * (_WIDTH + _GAP_X), y)
+            boxes[node.id] = Box(node, x, y, _height(node), _short(node.title), tuple(_lines(node)))
             y += _height(node) + _GAP_Y
-    return places
+    width = 2 * _MARGIN + len(columns) * (_WIDTH + _GAP_X) - _GAP_X
+    arrows = tuple(_arrow(boxes[one], boxes[other]) for one, other in graph.edges)
+    return Picture(width, top + tallest + _MARGIN, tuple(boxes.values()), arrows, tuple(headings))
 
 
 def _height(node: Node) -> int:
-    return 2 * _PADDING + _LINE * (1 + len(node.lines))
+    return _TITLE + len(_lines(node)) * _LINE + _PADDING
 
 
-def _curve(start: Place, end: Place) -> Markup:
-    """Between neighbours in a column from below to above, else from right to left."""
-    (one, x1, y1), (other, x2, y2) = start, end
-    if x1 == x2:
-        x, top, bottom = x1 + _WIDTH // 2, y1 + _height(one), y2
-        return Markup('<path class="edge" d="M{} {} L{} {}"/>').format(x, top, x, bottom)
-    left, right = (x1 + _WIDTH, y1 + _height(one) // 2), (x2, y2 + _height(other) // 2)
-    middle = (left[0] + right[0]) // 2
-    path = Markup('<path class="edge" d="M{} {} C{} {} {} {} {} {}"/>')
-    return path.format(*left, middle, left[1], middle, right[1], *right)
+def _lines(node: Node) -> list[str]:
+    """Its digest, then as many facts as the box has room for."""
+    facts = [_short(f"{word}: {value}") for word, value in node.facts]
+    if len(facts) > _MAX_LINES:
+        facts = [*facts[: _MAX_LINES - 1], f"and {len(facts) - _MAX_LINES + 1} more below"]
+    warning = [_short(node.warning)] if node.warning else []
+    digest = [f"{node.digest[:24]}..."] if node.digest else []
+    return [*warning, *digest, *facts]
 
 
-def _box(node: Node, x: int, y: int) -> Markup:
-    rows = [
-        Markup('<text x="{}" y="{}" class="{}">{}<title>{}</title></text>').format(
-            x + _PADDING,
-            y + _PADDING + _LINE * (number + 1) - 4,
-            "title" if number == 0 else "fact",
-            _short(line),
-            line,
-        )
-        for number, line in enumerate((node.title, *node.lines))
-    ]
-    box = Markup('<rect x="{}" y="{}" width="{}" height="{}" rx="8" class="node"/>')
-    return box.format(x, y, _WIDTH, _height(node)) + Markup("").join(rows)
+def _short(text: str) -> str:
+    return text if len(text) <= _LETTERS else f"{text[: _LETTERS - 3]}..."
 
 
-def _short(line: str) -> Markup:
-    return escape(line if len(line) <= _MAX_LETTERS else line[: _MAX_LETTERS - 1] + "…")
+def _arrow(one: Box, other: Box) -> str:
+    """A curve from side to side, or straight down within a column."""
+    if one.x == other.x:
+        middle = one.x + _WIDTH // 2
+        return f"M{middle},{one.y + one.height} V{other.y - 2}"
+    start, end = one.x + _WIDTH, other.x - 2
+    y, to_y, half = one.y + one.height // 2, other.y + other.height // 2, (end - start) // 2
+    return f"M{start},{y} C{start + half},{y} {end - half},{to_y} {end},{to_y}"

@@ -13,6 +13,7 @@ from megl_core.registry.connection import connect, mlflow_errors
 from megl_core.registry.fetching import fetch_envelope, fetch_evaluation
 from megl_core.registry.history import Entry, find_history
 from megl_core.registry.versions import RegisteredVersion, show_version
+from megl_core.registry.vocabulary import Stage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,7 +27,7 @@ class Recorded:
     """A version as registry, provenance and record tell of it; nothing is checked here but the chain.
 
     Attributes:
-        entries: of the record that are about this version.
+        entries: of the record that are about this version, or took it out of Production.
         statement: its provenance; None where it has none or that cannot be read, as `trouble` says.
         signers: ids of the keys that the envelope names.
         metrics: `{split: {metric: value}}` of its registered evaluation.
@@ -52,7 +53,7 @@ def read_record(name: str, reference: int | str, tracking_uri: str) -> Recorded:
     client = connect(tracking_uri)
     with mlflow_errors(tracking_uri, "read the record"):
         history = find_history(client, name)
-    entries = [entry for entry in history.entries if entry.version == version.version] if history else []
+    entries = [entry for entry in history.entries if concerns(entry, version.version)] if history else []
     statement: Statement | None = None
     signers: list[str] = []
     metrics: dict[str, Any] = {}
@@ -70,6 +71,18 @@ def read_record(name: str, reference: int | str, tracking_uri: str) -> Recorded:
     return Recorded(version, tuple(entries), statement, tuple(signers), metrics, trouble)
 
 
+def concerns(entry: Entry, version: int) -> bool:
+    """Whether an entry is about a version, or moved it out of Production by putting another there."""
+    if entry.version == version:
+        return True
+    if entry.action == "adopt":
+        return any(version in numbers for numbers in entry.details["stages"].values())
+    if entry.action == "rollback":
+        return bool(entry.details["from"] == version)
+    into_production = entry.action == "promote" and entry.details["to"] == Stage.PRODUCTION
+    return into_production and bool(entry.details["champion"] == version)
+
+
 def parse_reference(text: str) -> tuple[str, str]:
     """Name and reference of `megl/3` or `megl/champion`.
 
@@ -82,14 +95,17 @@ def parse_reference(text: str) -> tuple[str, str]:
     return name, reference
 
 
-def fetch_manifest(client: "MlflowClient", run_id: str, digest: str, cache: Path) -> Path | None:
-    """The manifest of a dataset by its root digest: from the workspace, else from the record's run.
+def find_manifest(client: "MlflowClient", run_id: str, digest: str, workspace: Path) -> Path | None:
+    """The manifest of a dataset by its root digest: the workspace's, else the record's, which is kept there.
 
     None where neither has it.
     """
-    path = cache / MANIFESTS / f"{digest}.parquet"
-    if path.is_file():
-        return path
+    path = workspace / MANIFESTS / f"{digest}.parquet"
+    return path if path.is_file() else fetch_manifest(client, run_id, digest, path)
+
+
+def fetch_manifest(client: "MlflowClient", run_id: str, digest: str, path: Path) -> Path | None:
+    """Download a dataset's manifest from the record's run to `path`; None where it is not there."""
     name = f"{MANIFESTS}/{digest}.parquet"
     with mlflow_errors(client.tracking_uri, "fetch the manifest"):
         listed = [file.path for file in client.list_artifacts(run_id, MANIFESTS)]

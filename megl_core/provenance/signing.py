@@ -6,8 +6,8 @@ https://github.com/secure-systems-lab/dsse.
 """
 
 import base64
-import binascii
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from megl_core.config import RegistryConfig
 from megl_core.errors import ConfigError, IntegrityError, UnavailableError
 from megl_core.files import canonical_json, write_bytes
 from megl_core.provenance.statement import Statement, read_statement
+from megl_core.redaction import redact
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -27,6 +28,11 @@ SIGNING_KEY_VARIABLE = "MEGL_SIGNING_KEY"
 PUBLIC_KEY_VARIABLE = "MEGL_PUBLIC_KEY"
 
 _ENV, _KMS = "env:", "awskms:///"
+_WRONG_KEY = frozenset({"NotFoundException", "UnsupportedOperationException", "InvalidKeyUsageException"})
+_KMS_SECONDS = 10
+_FORMS = "name a key by its PEM file, env:NAME or awskms:///KEY; megl lineage keygen FILE makes a pair"
+_NEW_PAIR = "megl lineage keygen FILE makes a pair"
+_KMS_MAX_MESSAGE = 4096  # bytes
 
 
 class Signer(Protocol):
@@ -39,7 +45,7 @@ class Signer(Protocol):
 
 
 class Verifier:
-    """Holds a public key; `key_id` is the SHA-256 of its DER form."""
+    """Holds a public key; `key_id` is the SHA-256 of its DER form, of which messages show 12 digits."""
 
     def __init__(self, key: "EllipticCurvePublicKey") -> None:
         self.key_id = key_id(key)
@@ -80,11 +86,12 @@ class KmsSigner:
         self.key_id = key_id(_kms_public_key(name))
 
     def sign(self, message: bytes) -> bytes:
+        fits = len(message) <= _KMS_MAX_MESSAGE
         answer = _ask_kms(
             "sign",
             KeyId=self._name,
-            Message=hashlib.sha256(message).digest(),
-            MessageType="DIGEST",
+            Message=message if fits else hashlib.sha256(message).digest(),
+            MessageType="RAW" if fits else "DIGEST",  # the signature is the same
             SigningAlgorithm="ECDSA_SHA_256",
         )
         return bytes(answer["Signature"])
@@ -107,49 +114,51 @@ def load_signer(uri: str) -> Signer:
 
     Raises:
         ConfigError: there is no such key, or it is not a private key on P-256.
-        UnavailableError: KMS does not answer.
+        UnavailableError: KMS does not answer, or a package is missing.
     """
-    from cryptography.hazmat.primitives.asymmetric import ec
+    _require("cryptography")
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     if uri.startswith(_KMS):
         return KmsSigner(uri.removeprefix(_KMS))
     try:
         key = load_pem_private_key(_pem(uri), password=None)
-    except (ValueError, TypeError):
-        raise _no_key("private", uri) from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise _no_key("private", uri)
-    return LocalSigner(key)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigError(
+            "this is no private key in PEM, or one with a password", where=uri, fix=_NEW_PAIR
+        ) from None
+    return LocalSigner(_on_p256(key, uri))
 
 
 def load_verifier(uri: str) -> Verifier:
-    """A verifier by the URI of its key; a private key's own public half will do.
+    """A verifier by the URI of its public key; `awskms:///KEY` asks KMS for the public half.
 
     Raises:
-        ConfigError: there is no such key, or it is not a key on P-256.
-        UnavailableError: KMS does not answer.
+        ConfigError: there is no such key, or it is not a public key on P-256.
+        UnavailableError: KMS does not answer, or a package is missing.
     """
-    from cryptography.hazmat.primitives.asymmetric import ec
+    _require("cryptography")
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     if uri.startswith(_KMS):
         return Verifier(_kms_public_key(uri.removeprefix(_KMS)))
     try:
         key = load_pem_public_key(_pem(uri))
-    except (ValueError, TypeError):
-        raise _no_key("public", uri) from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise _no_key("public", uri)
-    return Verifier(key)
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigError("this is no public key in PEM", where=uri, fix=_NEW_PAIR) from None
+    return Verifier(_on_p256(key, uri))
 
 
 def write_key_pair(private: Path) -> Path:
     """Make a key pair: `private` (PEM, mode 0600) and beside it `<private>.pub`; returns the latter.
 
     Raises:
-        ConfigError: one of the files exists.
+        ConfigError: one of the files exists, or cannot be written.
+        UnavailableError: a package is missing.
     """
+    _require("cryptography")
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -163,10 +172,13 @@ def write_key_pair(private: Path) -> Path:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    private.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
+    try:
+        private.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+    except OSError as error:
+        raise ConfigError(f"the key cannot be written: {error.strerror}", where=str(private)) from None
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     write_bytes(public, key.public_key().public_bytes(serialization.Encoding.PEM, form))
     return public
@@ -194,12 +206,11 @@ def open_envelope(envelope: Any, verifier: Verifier | None, where: str) -> State
         DataError: what it holds is no statement.
     """
     try:
-        payload = base64.b64decode(envelope["payload"], validate=True)
-        signatures = [base64.b64decode(item["sig"], validate=True) for item in envelope["signatures"]]
+        payload = _decode(envelope["payload"])
+        signatures = [_decode(item["sig"]) for item in envelope["signatures"]]
         kind = str(envelope["payloadType"])
-        value = json.loads(payload)
-    except (KeyError, TypeError, ValueError, binascii.Error):
-        raise IntegrityError("this is no signed envelope", where=where) from None
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise IntegrityError("this is no DSSE envelope", where=where) from None
     if verifier is not None:
         message = pre_authentication_encoding(kind, payload)
         if not signatures:
@@ -214,6 +225,12 @@ def open_envelope(envelope: Any, verifier: Verifier | None, where: str) -> State
                 where=where,
                 fix="do not use it; find out who wrote it",
             )
+    if kind != PAYLOAD_TYPE:
+        raise IntegrityError(f"the envelope holds {kind[:60]!r}, not {PAYLOAD_TYPE}", where=where)
+    try:
+        value = json.loads(payload)
+    except ValueError:
+        raise IntegrityError("the envelope holds no JSON", where=where) from None
     return read_statement(value, where)
 
 
@@ -236,50 +253,72 @@ def key_id(key: "EllipticCurvePublicKey") -> str:
     return hashlib.sha256(key.public_bytes(serialization.Encoding.DER, form)).hexdigest()
 
 
+def _decode(text: str) -> bytes:
+    """Base64 in either alphabet, as the specification wants it."""
+    return base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
+
+
 def _pem(uri: str) -> bytes:
+    if "-----BEGIN" in uri:
+        raise ConfigError("this is a key itself, not the name of one", fix=_FORMS)
     if uri.startswith(_ENV):
         name = uri.removeprefix(_ENV)
         if name not in os.environ:
-            raise ConfigError(f"the environment variable {name} is not set", fix="it holds a key as PEM")
+            raise ConfigError(f"the environment variable {name} is not set", where=uri, fix=_FORMS)
         return os.environ[name].encode()
     try:
         return Path(uri).read_bytes()
     except OSError as error:
-        raise ConfigError(
-            f"the key cannot be read: {error.strerror}",
-            where=uri,
-            fix="a key is a PEM file, env:NAME or awskms:///KEY; megl lineage keygen makes one",
-        ) from None
+        raise ConfigError(f"the key cannot be read: {error.strerror}", where=uri, fix=_FORMS) from None
 
 
-def _no_key(kind: str, uri: str) -> ConfigError:
-    return ConfigError(
-        f"this is no {kind} EC key on the curve P-256 in PEM, without a password",
-        where=uri,
-        fix="megl lineage keygen FILE makes a pair",
-    )
+def _on_p256(key: Any, uri: str) -> Any:
+    """The key, if it is an EC key on that curve."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    curve = getattr(key, "curve", None)
+    if not isinstance(curve, ec.SECP256R1):
+        kind = f"EC on {curve.name}" if curve else type(key).__name__
+        raise ConfigError(f"a key must be EC on the curve P-256; this is {kind}", where=uri, fix=_NEW_PAIR)
+    return key
 
 
 def _kms_public_key(name: str) -> "EllipticCurvePublicKey":
-    from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-    key = load_der_public_key(_ask_kms("get_public_key", KeyId=name)["PublicKey"])
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise ConfigError("this is no EC key on the curve P-256", where=_KMS + name)
+    key: EllipticCurvePublicKey = _on_p256(
+        load_der_public_key(_ask_kms("get_public_key", KeyId=name)["PublicKey"]), _KMS + name
+    )
     return key
 
 
 def _ask_kms(operation: str, **arguments: Any) -> Mapping[str, Any]:
+    _require("boto3")
     import boto3
+    from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
+    limits = Config(
+        connect_timeout=_KMS_SECONDS, read_timeout=_KMS_SECONDS, retries={"total_max_attempts": 3}
+    )
+    where = _KMS + str(arguments["KeyId"])
     try:
-        answer: Mapping[str, Any] = getattr(boto3.client("kms"), operation)(**arguments)
+        client = boto3.Session().client("kms", config=limits)
+        answer: Mapping[str, Any] = getattr(client, operation)(**arguments)
     except (BotoCoreError, ClientError) as error:
+        code = getattr(error, "response", {}).get("Error", {}).get("Code")
+        if code in _WRONG_KEY:
+            raise ConfigError(f"KMS has no such key for that: {redact(str(error))}", where=where) from None
         raise UnavailableError(
-            f"KMS did not {operation.replace('_', ' ')}: {error}",
-            where=_KMS + str(arguments["KeyId"]),
-            fix="check the key's name, AWS_REGION and the credentials",
+            f"KMS did not {operation.replace('_', ' ')}: {redact(str(error))}",
+            where=where,
+            fix="check that KMS can be reached, AWS_DEFAULT_REGION and the credentials",
         ) from None
     return answer
+
+
+def _require(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise UnavailableError(
+            f"the package {package} is not installed, and a key is configured", fix=f"pip install {package}"
+        )

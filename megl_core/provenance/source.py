@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ PIPELINE_RUN_VARIABLE = "MEGL_PIPELINE_RUN"
 
 _LOCK = "requirements.lock"
 _GIT_SECONDS = 10
+_SCP = re.compile(r"(?:[^@/:]+@)?(?P<host>[^@/:]+):(?P<path>[^/].*)")  # git@github.com:owner/name
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Code:
 
     Attributes:
         commit: of its checkout, or what `MEGL_CODE_COMMIT` says; "" where neither is known.
-        dirty: the checkout differs from the commit; None where that cannot be known.
-        uri: the checkout's remote, without credentials; "" where it has none.
+        dirty: the checkout differs from the commit, or `megl_core` holds new files; None: unknown.
+        uri: the checkout's remote as a URI, without credentials; "" where it has none.
         lock_digest: SHA-256 of the checkout's lock file; "" without one.
     """
 
@@ -46,9 +48,26 @@ def find_code() -> Code:
     commit = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
     if commit is None:
         return Code(os.environ.get(COMMIT_VARIABLE, ""), None, lock_digest=lock_digest)
-    status = _git(root, "status", "--porcelain", "--untracked-files=no")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    added = _git(root, "ls-files", "--others", "--exclude-standard", "megl_core")
+    dirty = None if changed is None or added is None else bool(changed or added)
     remote = _git(root, "remote", "get-url", "origin")
-    return Code(commit, None if status is None else bool(status), redact(remote or ""), lock_digest)
+    return Code(commit, dirty, location_uri("git", remote or ""), lock_digest)
+
+
+def location_uri(tool: str, location: str) -> str:
+    """A path or URL that a tool knows as one URI, such as `git+https://...`, without credentials.
+
+    "" for what has none: nothing, or a relative path.
+    """
+    if "://" not in location:
+        if match := _SCP.fullmatch(location):
+            location = f"ssh://{match['host']}/{match['path']}"
+        elif Path(location).is_absolute():
+            location = Path(location).as_uri()
+        else:
+            return ""
+    return f"{tool}+{redact(location)}"
 
 
 def find_image() -> tuple[str, str]:

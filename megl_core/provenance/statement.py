@@ -10,10 +10,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from megl_core.errors import DataError, IntegrityError
 from megl_core.files import tree_digests
-from megl_core.provenance.source import Code, environment_digest, find_code, find_image, pipeline_run
+from megl_core.provenance.source import (
+    Code,
+    environment_digest,
+    find_code,
+    find_image,
+    location_uri,
+    pipeline_run,
+)
 from megl_core.redaction import redact
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -26,6 +34,8 @@ DATASET, CODE, LIBRARY, LOCK, IMAGE, ENVIRONMENT = (
     *("dataset", "code", "megl_core", "lock", "image", "environment"),
 )
 """Names of resolved dependencies."""
+RUN = "mlflow run"
+"""The by-product that names the training run."""
 
 Statement = dict[str, Any]
 
@@ -41,7 +51,7 @@ class Training:
         code_digest: of `megl_core`.
         checkpoints: SHA-256 of pretrained parts, by `backbone` and `decoder`.
         run_id: the MLflow run; "" without one.
-        started, finished: ISO 8601, UTC.
+        started, finished: RFC 3339 in UTC, ending in `Z`.
         processes: that trained.
     """
 
@@ -74,7 +84,7 @@ def training_statement(model: Path, training: Training) -> Statement:
             "runDetails": {
                 "builder": {"id": BUILDER, "version": {"megl": _version()}},
                 "metadata": {
-                    "invocationId": pipeline_run(),
+                    **({"invocationId": invocation} if (invocation := pipeline_run()) else {}),
                     "startedOn": training.started,
                     "finishedOn": training.finished,
                 },
@@ -82,6 +92,11 @@ def training_statement(model: Path, training: Training) -> Statement:
             },
         },
     }
+
+
+def statement_file(model: Path) -> Path:
+    """Where a training leaves its statement: beside the folder, which tells of no time or place."""
+    return model.with_name(f"{model.name}.provenance.json")
 
 
 def with_byproducts(statement: Statement, reports: Mapping[str, str]) -> Statement:
@@ -133,7 +148,7 @@ def missing_parts(statement: Statement) -> list[str]:
         "the code's digest": dependency(statement, LIBRARY) is not None,
         "image or packages": any(dependency(statement, name) for name in (IMAGE, LOCK, ENVIRONMENT)),
         "the parameters": bool(parameters(statement)),
-        "the training run": any(name == "mlflow run" for name in _byproduct_names(statement)),
+        "the training run": RUN in _byproduct_names(statement),
         "the validation report": "validation.json" in known,
         "the evaluation": "evaluation.json" in known,
     }
@@ -150,7 +165,7 @@ def read_statement(value: Any, where: str) -> Statement:
         if (value["_type"], value["predicateType"]) != (STATEMENT_TYPE, PREDICATE_TYPE):
             raise ValueError("of another type")
         subjects(value), byproducts(value), parameters(value), dependency(value, DATASET)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"this is no provenance statement: {error!r}", where=where) from None
     return dict(value)
 
@@ -178,13 +193,15 @@ def check_subjects(statement: Statement, model: Path, where: str) -> None:
 def _dependencies(training: Training) -> Iterator[dict[str, Any]]:
     yield _dataset(training)
     code = find_code()
-    yield _code(code)
+    if code.commit:
+        yield _code(code)
     yield {"name": LIBRARY, "digest": {"sha256": training.code_digest}}
     if code.lock_digest:
         yield {"name": LOCK, "digest": {"sha256": code.lock_digest}}
     image, image_digest = find_image()
     if image_digest:
-        yield {"name": IMAGE, "uri": image, "digest": {"sha256": image_digest.removeprefix("sha256:")}}
+        uri = {"uri": f"oci://{image}"} if image else {}
+        yield {"name": IMAGE, **uri, "digest": {"sha256": image_digest.removeprefix("sha256:")}}
     yield {"name": ENVIRONMENT, "digest": {"sha256": environment_digest()}}
     for part, digest in sorted(training.checkpoints.items()):
         yield {"name": f"pretrained {part}", "digest": {"sha256": digest}}
@@ -194,22 +211,20 @@ def _dataset(training: Training) -> dict[str, Any]:
     dataset: dict[str, Any] = {"name": DATASET, "digest": {"sha256": training.data_digest}}
     if dvc := training.dvc:
         dataset["digest"]["dvcMd5"] = str(dvc["md5"])
-        dataset["uri"] = f"dvc+{redact(str(dvc['repository']))}#{dvc['path']}"
-        dataset["annotations"] = {name: dvc.get(name) for name in ("revision", "num_files", "size")}
+        if uri := location_uri("dvc", str(dvc["repository"])):
+            dataset["uri"] = f"{uri}#{quote(str(dvc['path']))}"
+        annotations = {name: dvc.get(name) for name in ("path", "revision", "num_files", "size")}
+        dataset["annotations"] = annotations | {"repository": redact(str(dvc["repository"]))}
     return dataset
 
 
 def _code(code: Code) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": CODE, "digest": {}, "annotations": {"dirty": code.dirty}}
-    if code.commit:
-        entry["digest"] = {"gitCommit": code.commit}
-    if code.uri:
-        entry["uri"] = f"git+{code.uri}"
-    return entry
+    uri = {"uri": code.uri} if code.uri else {}
+    return {"name": CODE, **uri, "digest": {"gitCommit": code.commit}, "annotations": {"dirty": code.dirty}}
 
 
 def _run(run_id: str) -> dict[str, Any]:
-    return {"name": "mlflow run", "annotations": {"run_id": run_id}}
+    return {"name": RUN, "uri": f"runs:/{run_id}", "annotations": {"run_id": run_id}}
 
 
 def _byproduct_names(statement: Statement) -> list[str]:

@@ -96,13 +96,16 @@ def fetch_evaluation(name: str, reference: int | str, tracking_uri: str, target:
 def fetch_evaluated(name: str, reference: int | str, tracking_uri: str, folder: Path) -> Path:
     """Download evaluation.json of a version, and its predictions where they are kept, into `folder`.
 
+    Both are those that the provenance names, where there is one.
+
     Raises:
         ConfigError: there is no such version.
         IntegrityError: the bytes are not those that were registered, or are gone.
         UnavailableError: MLflow does not answer.
     """
     fetch_evaluation(name, reference, tracking_uri, folder / EVALUATION_ARTIFACT)
-    fetch_report(name, reference, tracking_uri, PREDICTIONS_FILE, folder / PREDICTIONS_FILE)
+    for artifact in (EVALUATION_ARTIFACT, PREDICTIONS_FILE):
+        fetch_report(name, reference, tracking_uri, artifact, folder / artifact)
     return folder
 
 

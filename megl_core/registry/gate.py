@@ -65,6 +65,11 @@ class GateResult:
         """The object that stands in gate.json."""
         return asdict(self) | {"rows": [row.to_json() for row in self.rows]}
 
+    @property
+    def compared(self) -> dict[str, str | None]:
+        """The digests alone, by name."""
+        return {name: value for name, value in asdict(self).items() if name.endswith("_digest")}
+
 
 @dataclass(frozen=True)
 class _Bound:

@@ -33,6 +33,8 @@ HISTORY_TAG = "megl.history"
 """Of a registered model: the run that is its record."""
 MODEL_TAG = "megl.history_of"
 """Of a record's run: the registered model."""
+HEAD_TAG = "megl.history_head"
+"""Of a registered model: number and digest of the last entry, or of one shortly before it."""
 ACTOR_VARIABLE = "MEGL_ACTOR"
 
 GENESIS = "0" * 64
@@ -52,8 +54,8 @@ class Entry:
         number: from 1, without gaps.
         time: ISO 8601, UTC; never before that of its predecessor.
         actor: who says to have done it.
-        action: `register`, `gate`, `request`, `approve`, `reject`, `promote`, `rollback`.
-        version: of the model.
+        action: `adopt`, `register`, `request`, `approve`, `reject`, `promote`, `rollback`.
+        version: of the model; 0 where none is meant.
         reason: in the actor's words.
         details: what else belongs to the action; JSON.
         previous: SHA-256 of the predecessor, or `GENESIS`.
@@ -130,9 +132,15 @@ class History:
             content = self._content(draft, actor or current_actor())
             if self._write(len(self.entries) + 1, content):
                 self.reload()
+                self._anchor()
                 return self.entries[-1]
             self.reload()
         raise UnavailableError(f"the record of {self.name!r} is too busy", fix="try again")
+
+    def _anchor(self) -> None:
+        """Name the last entry elsewhere, for a chain does not show that its end was cut off."""
+        tag = f"{len(self.entries)} {self.head}"
+        self._client.set_registered_model_tag(self.name, HEAD_TAG, tag)
 
     def _content(self, draft: Draft, actor: str) -> str:
         if len(draft.reason) > _MAX_REASON:

@@ -21,6 +21,8 @@ Values = NDArray[np.float64]
 _COLUMNS = {"accuracy": "correct"}
 """Metrics that are means of a column of another name."""
 _WORST_GROUP = "worst_group_accuracy"
+_RIGHT = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+"""Whether the new and the old model are right, by outcome."""
 _SEED = 0
 _CHUNK = 4_000_000  # drawn indices at a time: 32 MB
 
@@ -69,23 +71,24 @@ class Pairs:
     def _worst_group(
         self, new: pa.Table, old: pa.Table, split: str, confidence: float, resamples: int
     ) -> tuple[float, float] | None:
-        members = _members(new, self.groups.get(split, []))
-        if not members:
+        groups = self.groups.get(split, [])
+        if not groups:
             return None
-        right = (_values(new["correct"]), _values(old["correct"]))
+        # A sample is one of four outcomes in its group: counting them is all that a resample takes.
+        outcome = 2 * _values(new["correct"]).astype(np.int64) + _values(old["correct"]).astype(np.int64)
+        codes = 4 * _group_of(new, groups) + outcome
+        num_codes = 4 * (len(groups) + 1)
 
-        def worst(rows: NDArray[np.int64], correct: Values) -> Values:
-            accuracies = []
-            for member in members:
-                inside = member[rows]
-                hits = (correct[rows] * inside).sum(axis=1)
-                with np.errstate(invalid="ignore"):
-                    accuracies.append(hits / inside.sum(axis=1))
-            return np.nanmin(np.stack(accuracies), axis=0)
+        def difference(rows: NDArray[np.int64]) -> Values:
+            shifted = codes[rows] + num_codes * np.arange(len(rows))[:, None]
+            counts = np.bincount(shifted.ravel(), minlength=num_codes * len(rows))
+            counts = counts.reshape(len(rows), -1, 4)[:, : len(groups)]
+            with np.errstate(invalid="ignore"):  # a group that was not drawn is NaN
+                accuracy = counts @ _RIGHT / counts.sum(axis=2, keepdims=True)
+            worst = np.nanmin(accuracy, axis=1)
+            return worst[:, 0] - worst[:, 1]
 
-        return bootstrap(
-            lambda rows: worst(rows, right[0]) - worst(rows, right[1]), len(new), confidence, resamples
-        )
+        return bootstrap(difference, len(new), confidence, resamples)
 
 
 def read_pairs(new: Path, old: Path) -> Pairs | None:
@@ -144,18 +147,14 @@ def _read(folder: Path) -> pa.Table | None:
     return pq.read_table(path).sort_by([("split", "ascending"), ("id", "ascending")])
 
 
-def _members(table: pa.Table, groups: list[dict[str, Any]]) -> list[NDArray[np.bool_]]:
-    """(n,) for each group: which rows belong to it."""
-    extras = [json.loads(text) for text in table["extra"].to_pylist()]
-    rows = [extra | {"label": label} for extra, label in zip(extras, table["label"].to_pylist(), strict=True)]
-    wanted = [
-        {name: str(value) for name, value in group.items() if name not in ("accuracy", "n")}
-        for group in groups
-    ]
-    return [
-        np.array([all(str(row.get(name)) == value for name, value in group.items()) for row in rows])
-        for group in wanted
-    ]
+def _group_of(table: pa.Table, groups: list[dict[str, Any]]) -> NDArray[np.int64]:
+    """(n,) each row's place in `groups`; `len(groups)` where it belongs to none of them."""
+    columns = [name for name in groups[0] if name not in ("accuracy", "n")]
+    places = {tuple(group[name] for name in columns): place for place, group in enumerate(groups)}
+    extras = (json.loads(text) for text in table["extra"].to_pylist())
+    rows = (extra | {"label": label} for extra, label in zip(extras, table["label"].to_pylist(), strict=True))
+    keys = (tuple(str(row.get(name)) for name in columns) for row in rows)
+    return np.array([places.get(key, len(groups)) for key in keys], dtype=np.int64)
 
 
 def _is_number(kind: pa.DataType) -> bool:

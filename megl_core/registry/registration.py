@@ -2,12 +2,13 @@
 
 The steps, each of which finds what an interrupted try left: the manifest, the logged model with all of its
 reports, the version, the entry of the record. Only with the last the version counts as registered; the
-record decides where two processes register the same bytes.
+record decides where two processes register the same bytes. What else was made of them goes afterwards.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +26,18 @@ from megl_core.provenance.statement import (
 )
 from megl_core.redaction import redact
 from megl_core.registry import packaging
+from megl_core.registry.adoption import open_record
 from megl_core.registry.connection import connect, error_code, global_uri, mlflow_errors
 from megl_core.registry.fetching import Stored
-from megl_core.registry.history import Draft, History, open_history
-from megl_core.registry.state import state_of
+from megl_core.registry.history import Draft, History
+from megl_core.registry.state import RegistryState, state_of
 from megl_core.registry.tracking import DATA_DIGEST_TAG
 from megl_core.registry.versions import RegisteredVersion, search, show_version
 from megl_core.registry.vocabulary import (
     EVALUATION_DIGEST_TAG,
     GATE_DIGEST_TAG,
     GATE_TAG,
+    MANIFEST_DIGEST_TAG,
     MISSING,
     MODEL_DIGEST_TAG,
     PROVENANCE_DIGEST_TAG,
@@ -47,6 +50,25 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
+
+_LOGGED_MODEL = "models:/"
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a version is made of: the model folder with its digest, the reports by name, and its tags."""
+
+    model: Path
+    reports: Mapping[str, Path]
+    digest: str
+    tags: Mapping[str, str]
+    licence: str
+
+    def is_in(self, tags: Mapping[str, str]) -> bool:
+        """Whether tags say the same. A signature differs each time, and so does the provenance with it."""
+        return all(
+            tags.get(name) == text for name, text in self.tags.items() if name != PROVENANCE_DIGEST_TAG
+        )
 
 
 def register(
@@ -96,23 +118,17 @@ def register(
         global_uri(tracking_uri),
         _with_provenance(model, reports, statement, signer) as (files, more),
     ):
-        history = open_history(client, name)
+        history = open_record(client, name)
         version = _registered(client, history, digest)
         if version is None:
-            experiment_id = _experiment_of(client, run_id)
-            if manifest is not None:
-                _keep_manifest(client, history, manifest, more.get(TRAINING_DATA_TAG))
-            version = _half_registered(client, history, digest)
-            if version is None:
-                logged = _logged(client, experiment_id, run_id, digest)
-                if logged is None:
-                    all_tags |= more
-                    logged = _log_model(client, model, files, name, run_id, experiment_id, all_tags, licence)
-                version = client.create_model_version(
-                    name, f"models:/{logged.model_id}", run_id, dict(logged.tags), model_id=logged.model_id
-                )
-            version = _enter(client, history, _only_one(client, history, version))
-        return show_version(name, int(version), tracking_uri)
+            all_tags |= more
+            if manifest is not None and TRAINING_DATA_TAG in more:
+                kept = _keep_manifest(client, history, manifest, more[TRAINING_DATA_TAG])
+                all_tags[MANIFEST_DIGEST_TAG] = kept
+            content = _Content(model, files, digest, all_tags, licence)
+            version = _complete(client, history, run_id, content)
+        _clean_up(client, history, run_id, digest)
+        return show_version(name, version, tracking_uri)
 
 
 def describe_reports(model_digest: str, reports: Mapping[str, Path]) -> dict[str, str]:
@@ -174,49 +190,75 @@ def _with_provenance(
         )
 
 
-def _keep_manifest(client: "MlflowClient", history: History, manifest: Path, digest: str | None) -> None:
-    """Store the training data's manifest with the record, once for each root digest."""
-    if not digest:
-        return
-    name = f"{digest}.parquet"
-    if any(file.path.endswith(name) for file in client.list_artifacts(history.run_id, "manifests")):
-        return
+def _keep_manifest(client: "MlflowClient", history: History, manifest: Path, digest: str) -> str:
+    """Store the training data's manifest with the record; the SHA-256 of the file that stays there.
+
+    A manifest of the same data that an entry tells of is left as it is: its bytes may be others where
+    another library wrote them.
+    """
+    for entry in state_of(history.entries).registered.values():
+        if entry.details["data_digest"] == digest and (known := entry.details.get("manifest_digest")):
+            return str(known)
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / name
-        copy.hardlink_to(manifest) if _same_disk(manifest, copy) else copy.write_bytes(manifest.read_bytes())
-        client.log_artifact(history.run_id, str(copy), "manifests")
+        named = Path(folder) / f"{digest}.parquet"
+        named.symlink_to(manifest.resolve())
+        client.log_artifact(history.run_id, str(named), "manifests")
+    return sha256_file(manifest)
+
+
+def _complete(client: "MlflowClient", history: History, run_id: str, content: _Content) -> int:
+    """Go on from where an earlier try stopped, up to the entry of the record.
+
+    Returns:
+        The version: the own one, or that of another process that was faster with the same bytes.
+    """
+    from mlflow.exceptions import MlflowException
+
+    experiment_id = _experiment_of(client, run_id)
+    try:
+        version = _half_registered(client, history, content)
+        if version is None:
+            logged = _logged(client, history, experiment_id, run_id, content)
+            if logged is None:
+                logged = _log_model(client, history, experiment_id, run_id, content)
+            _link(client, run_id, logged.model_id)
+            version = _create_version(client, history, run_id, logged)
+        return _enter(history, version)
+    except MlflowException:  # another process that was faster may have cleaned up
+        history.reload()
+        faster = _registered(client, history, content.digest)
+        if faster is None:
+            raise
+        return faster
 
 
 def _registered(client: "MlflowClient", history: History, model_digest: str) -> int | None:
     """The newest version of this very model that the record knows and whose bytes still agree."""
-    known = state_of(history.entries).registered
+    state = state_of(history.entries)
     found = [
         version
         for version in search(client, history.name, (MODEL_DIGEST_TAG, model_digest))
-        if int(version.version) in known
+        if _is_recorded(state, version)
     ]
     return next((int(version.version) for version in _newest(found) if _is_intact(client, version)), None)
 
 
-def _half_registered(client: "MlflowClient", history: History, model_digest: str) -> "ModelVersion | None":
-    """A version of this model with good bytes that no entry tells of, for somebody was interrupted."""
-    found = reversed(_newest(_unrecorded(client, history, model_digest)))
-    return next((version for version in found if _is_intact(client, version)), None)
-
-
-def _only_one(client: "MlflowClient", history: History, version: "ModelVersion") -> "ModelVersion":
-    """The first of the versions that were made of one logged model; others, of a request sent twice, go."""
-    found = _unrecorded(client, history, version.tags[MODEL_DIGEST_TAG])
-    *others, first = _newest([other for other in found if other.source == version.source])
-    for other in others:
-        client.delete_model_version(history.name, other.version)
-    return first
+def _half_registered(client: "MlflowClient", history: History, content: _Content) -> "ModelVersion | None":
+    """The first version of this very content that no entry tells of, for somebody was interrupted."""
+    found = [one for one in _unrecorded(client, history, content.digest) if content.is_in(one.tags)]
+    return next((version for version in reversed(_newest(found)) if _is_intact(client, version)), None)
 
 
 def _unrecorded(client: "MlflowClient", history: History, model_digest: str) -> "list[ModelVersion]":
-    known = state_of(history.entries).registered
+    state = state_of(history.entries)
     versions = search(client, history.name, (MODEL_DIGEST_TAG, model_digest))
-    return [version for version in versions if int(version.version) not in known]
+    return [version for version in versions if not _is_recorded(state, version)]
+
+
+def _is_recorded(state: RegistryState, version: "ModelVersion") -> bool:
+    """Whether the record tells of this very version, and not of one that had its number before."""
+    entry = state.registered.get(int(version.version))
+    return entry is not None and _LOGGED_MODEL + entry.details["logged_model"] == version.source
 
 
 def _newest(versions: "list[ModelVersion]") -> "list[ModelVersion]":
@@ -234,59 +276,102 @@ def _is_intact(client: "MlflowClient", version: "ModelVersion") -> bool:
 
 
 def _logged(
-    client: "MlflowClient", experiment_id: str, run_id: str, model_digest: str
+    client: "MlflowClient", history: History, experiment_id: str, run_id: str, content: _Content
 ) -> "LoggedModel | None":
-    """A complete logged model of this run that no version stands on; incomplete ones are deleted."""
-    from mlflow.artifacts import download_artifacts
+    """A complete logged model of this very content."""
     from mlflow.entities import LoggedModelStatus
 
-    query = f"tags.`{MODEL_DIGEST_TAG}` = '{model_digest}'"
-    for logged in client.search_logged_models([experiment_id], query):
-        if logged.source_run_id != run_id:
+    for logged in _logged_models(client, history, experiment_id, run_id, content.digest):
+        if logged.status != LoggedModelStatus.READY or not content.is_in(logged.tags):
             continue
-        if logged.status != LoggedModelStatus.READY:
-            client.delete_logged_model(logged.model_id)
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            uri = f"{logged.artifact_location}/artifacts/{packaging.MODEL_ARTIFACT}"
-            try:
-                path = download_artifacts(uri, dst_path=folder, tracking_uri=client.tracking_uri)
-            except Exception:  # noqa: S112 (gone: each store says so in its own way)
-                continue
-            if sha256_tree(Path(path)) == model_digest:
-                return logged
+        if _is_intact(client, _as_version(logged)):
+            return logged
     return None
 
 
+def _logged_models(
+    client: "MlflowClient", history: History, experiment_id: str, run_id: str, model_digest: str
+) -> "list[LoggedModel]":
+    query = f"tags.`{MODEL_DIGEST_TAG}` = '{model_digest}'"
+    found = client.search_logged_models([experiment_id], query)
+    return [one for one in found if one.source_run_id == run_id and one.name == history.name]
+
+
+def _as_version(logged: "LoggedModel") -> "ModelVersion":
+    """A logged model as the version that is to be made of it."""
+    from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
+
+    return ModelVersion(
+        logged.name,
+        "(unfinished)",
+        logged.creation_timestamp,
+        source=f"{_LOGGED_MODEL}{logged.model_id}",
+        tags=[ModelVersionTag(name, value) for name, value in logged.tags.items()],
+    )
+
+
 def _log_model(
-    client: "MlflowClient",
-    model: Path,
-    reports: Mapping[str, Path],
-    name: str,
-    run_id: str,
-    experiment_id: str,
-    tags: Mapping[str, str],
-    licence: str,
+    client: "MlflowClient", history: History, experiment_id: str, run_id: str, content: _Content
 ) -> "LoggedModel":
     """Upload the model as an MLflow logged model of the run.
 
     Made of the client's own steps and not of `mlflow.pyfunc.log_model`, which would open the finished
     run again. The logged model is READY only when all of it is there.
     """
-    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+    from mlflow.entities import LoggedModelStatus
 
     logged = client.create_logged_model(
-        experiment_id, name=name, source_run_id=run_id, tags=dict(tags), model_type="classifier"
+        experiment_id,
+        name=history.name,
+        source_run_id=run_id,
+        tags=dict(content.tags),
+        model_type="classifier",
     )
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / "model"
-        packaging.save(model, reports, packed, licence=licence, run_id=run_id, model_id=logged.model_id)
+        packaging.save(
+            content.model,
+            content.reports,
+            packed,
+            licence=content.licence,
+            run_id=run_id,
+            model_id=logged.model_id,
+        )
         client.log_model_artifacts(logged.model_id, str(packed))
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     return client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
 
 
-def _enter(client: "MlflowClient", history: History, version: "ModelVersion") -> int:
+def _link(client: "MlflowClient", run_id: str, model_id: str) -> None:
+    """Name the logged model among the outputs of its run, which MLflow lets be done once only."""
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.exceptions import MlflowException
+
+    def is_linked() -> bool:
+        outputs = client.get_run(run_id).outputs
+        return outputs is not None and model_id in (output.model_id for output in outputs.model_outputs)
+
+    if is_linked():
+        return
+    try:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+    except MlflowException:  # asked for twice: an answer was lost, or another process does the same
+        if not is_linked():
+            raise
+
+
+def _create_version(
+    client: "MlflowClient", history: History, run_id: str, logged: "LoggedModel"
+) -> "ModelVersion":
+    """A version of the logged model; the first, where a request that was sent twice made two."""
+    source = f"{_LOGGED_MODEL}{logged.model_id}"
+    made = client.create_model_version(
+        history.name, source, run_id, dict(logged.tags), model_id=logged.model_id
+    )
+    unrecorded = _unrecorded(client, history, logged.tags[MODEL_DIGEST_TAG])
+    return min((one for one in (*unrecorded, made) if one.source == source), key=lambda one: int(one.version))
+
+
+def _enter(history: History, version: "ModelVersion") -> int:
     """Record a version; of two processes that registered the same bytes the second gives way to the first."""
     number, tags = int(version.version), version.tags
     digest = tags[MODEL_DIGEST_TAG]
@@ -294,9 +379,10 @@ def _enter(client: "MlflowClient", history: History, version: "ModelVersion") ->
         "model_digest": digest,
         "provenance_digest": tags.get(PROVENANCE_DIGEST_TAG, ""),
         "data_digest": tags.get(TRAINING_DATA_TAG, ""),
+        "manifest_digest": tags.get(MANIFEST_DIGEST_TAG, ""),
         "evaluated_digest": tags.get(DATA_DIGEST_TAG, ""),
         "run_id": version.run_id or "",
-        "logged_model": str(version.source).removeprefix("models:/"),
+        "logged_model": str(version.source).removeprefix(_LOGGED_MODEL),
     }
     before = len(history.entries)
 
@@ -304,12 +390,8 @@ def _enter(client: "MlflowClient", history: History, version: "ModelVersion") ->
         faster = _same_bytes(history.entries[before:], digest)
         return None if faster else Draft("register", number, "trained and evaluated", details)
 
-    if history.append(decide) is not None:
-        return number
-    faster = _same_bytes(history.entries[before:], digest)
-    if faster != number:
-        client.delete_model_version(history.name, version.version)
-    return faster
+    history.append(decide)
+    return _same_bytes(history.entries[before:], digest)
 
 
 def _same_bytes(entries: Any, digest: str) -> int:
@@ -322,6 +404,35 @@ def _same_bytes(entries: Any, digest: str) -> int:
         ),
         0,
     )
+
+
+def _clean_up(client: "MlflowClient", history: History, run_id: str, model_digest: str) -> None:
+    """Once the bytes are registered, delete what interrupted or slower tries made of them."""
+    began = client.get_run(history.run_id).info.start_time
+    entries = state_of(history.entries)
+    for version in _unrecorded(client, history, model_digest):
+        is_ours = str(version.source).startswith(f"{_LOGGED_MODEL}m-") and version.run_id == run_id
+        older = version.creation_timestamp < began  # from a time without records
+        if is_ours and not older and int(version.version) not in entries.stages:
+            _delete(client.delete_model_version, history.name, version.version)
+    used = {str(version.source) for version in search(client, history.name, (MODEL_DIGEST_TAG, model_digest))}
+    used |= {_LOGGED_MODEL + entry.details["logged_model"] for entry in entries.registered.values()}
+    with suppress(ConfigError):  # the run is gone, and its logged models with it
+        experiment_id = _experiment_of(client, run_id)
+        for logged in _logged_models(client, history, experiment_id, run_id, model_digest):
+            if f"{_LOGGED_MODEL}{logged.model_id}" not in used:
+                _delete(client.delete_logged_model, logged.model_id)
+
+
+def _delete(delete: Callable[..., None], *what: str) -> None:
+    """Delete what another process may have deleted already."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        delete(*what)
+    except MlflowException as error:
+        if error_code(error) != MISSING:
+            raise
 
 
 def _experiment_of(client: "MlflowClient", run_id: str) -> str:
@@ -337,7 +448,3 @@ def _experiment_of(client: "MlflowClient", run_id: str) -> str:
             where=redact(client.tracking_uri),
             fix="give the run that trained the model, and the tracking URI that it was made with",
         ) from None
-
-
-def _same_disk(one: Path, other: Path) -> bool:
-    return one.stat().st_dev == other.parent.stat().st_dev

@@ -6,7 +6,7 @@ and every command that writes ends with it, so that what a killed one left undon
 
 import warnings
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 from megl_core.config import PromotionConfig
 from megl_core.errors import ConfigError, GateError
 from megl_core.files import canonical_json
+from megl_core.progress import get_reporter
+from megl_core.provenance.signing import Verifier
 from megl_core.redaction import redact
+from megl_core.registry.adoption import open_record
 from megl_core.registry.connection import connect, error_code, mlflow_errors
 from megl_core.registry.fetching import fetch_model
-from megl_core.registry.history import Draft, Entry, History, find_history, open_history
+from megl_core.registry.history import Draft, Entry, History, current_actor, find_history
 from megl_core.registry.state import RegistryState, entries_until, state_of
 from megl_core.registry.versions import RegisteredVersion, find, read_aliases, search, show_version
 from megl_core.registry.vocabulary import ALIASES, FORCED_TAG, STAGE_TAG, Stage
@@ -28,9 +31,17 @@ if TYPE_CHECKING:
 
     from megl_core.registry.promotion import Verdict
 
-_GATED = (Stage.STAGING, Stage.PRODUCTION)
+GATED = (Stage.STAGING, Stage.PRODUCTION)
 _ROUNDS = 20
 _MAX_NAMED = 20  # failed rows that an entry names
+
+
+class ProductionChangedError(GateError):
+    """Another version went into Production after the gates were looked at."""
+
+
+class ApprovalMissingError(GateError):
+    """The gates passed; others have to approve yet."""
 
 
 def promote(
@@ -57,14 +68,16 @@ def promote(
 
     Raises:
         ConfigError: there is no such version, or no reason.
-        GateError: a gate or an approval is missing, or Production changed since the verdict.
+        GateError: the gates did not pass.
+        ProductionChangedError: the verdict is about another champion: judge again.
+        ApprovalMissingError: others must approve.
         UnavailableError: MLflow does not answer.
     """
     _require_reason(reason)
     client = connect(tracking_uri)
     with mlflow_errors(tracking_uri, f"move the version to {stage}"):
         find(client, name, version, tracking_uri)
-        history = open_history(client, name)
+        history = open_record(client, name)
         reconcile(client, history)
         digest = _keep_report(client, history, verdict)
 
@@ -73,7 +86,7 @@ def promote(
             if state.stage_of(version) is stage:
                 return None
             approvers = _approvers(state, version, stage)
-            if stage in _GATED and not force:
+            if stage in GATED and not force:
                 _require_verdict(verdict, state, version)
                 _require_approvals(approvers, approvals, name, version, stage)
             return Draft(
@@ -84,7 +97,7 @@ def promote(
                     "from": state.stage_of(version),
                     "to": stage,
                     "gate": _gate_details(verdict, digest),
-                    "forced": force and stage in _GATED,
+                    "forced": force and stage in GATED,
                     "approvals": list(approvers),
                     "champion": state.production,
                 },
@@ -101,8 +114,15 @@ def approvals_needed(config: PromotionConfig, stage: Stage) -> int:
     return needed.get(stage, 0)
 
 
-def rollback(name: str, tracking_uri: str, *, reason: str) -> RegisteredVersion:
+def rollback(
+    name: str, tracking_uri: str, *, reason: str, verifier: Verifier | None = None
+) -> RegisteredVersion:
     """Put the version back into Production that was there before, once its bytes are found to be intact.
+
+    One that was interrupted after it was recorded is completed, and not repeated.
+
+    Args:
+        verifier: the key that must have signed the version. None: `MEGL_PUBLIC_KEY`, if that is set.
 
     Raises:
         ConfigError: none was, or there is no reason.
@@ -114,8 +134,11 @@ def rollback(name: str, tracking_uri: str, *, reason: str) -> RegisteredVersion:
     client = connect(tracking_uri)
     with mlflow_errors(tracking_uri, "roll back"):
         history = _existing(client, name, tracking_uri)
-        reconcile(client, history)
+        behind = reconcile(client, history)
         before = state_of(history.entries)
+        if behind and history.entries[-1].action == "rollback":
+            get_reporter().message(f"completed the rollback of {history.entries[-1].actor}")
+            return show_version(name, history.entries[-1].version, tracking_uri)
         if not before.earlier:
             raise ConfigError(
                 f"no version of {name!r} was in Production before the present one",
@@ -124,7 +147,7 @@ def rollback(name: str, tracking_uri: str, *, reason: str) -> RegisteredVersion:
             )
         target = before.earlier[-1]
         with TemporaryDirectory() as folder:
-            fetch_model(name, target, tracking_uri, Path(folder) / "model")
+            fetch_model(name, target, tracking_uri, Path(folder) / "model", verifier)
 
         def decide(history: History) -> Draft:
             state = state_of(history.entries)
@@ -153,7 +176,7 @@ def request(name: str, version: int, stage: Stage, tracking_uri: str, *, reason:
                 raise ConfigError(f"{known.requester} asked for this already", fix="approve or reject it")
             return Draft("request", version, reason, {"to": stage})
 
-        return _recorded(open_history(client, name), decide)
+        return _recorded(open_record(client, name), decide)
 
 
 def approve(name: str, version: int, stage: Stage, tracking_uri: str, *, reason: str) -> Entry:
@@ -207,44 +230,49 @@ def state_at(name: str, moment: datetime, tracking_uri: str) -> RegistryState:
     """Where the versions of a model stood at a moment, which has a time zone.
 
     Raises:
-        ConfigError: the model has no record.
+        ConfigError: the model has no record, or it begins later.
         IntegrityError: it was tampered with.
     """
-    from datetime import UTC
-
     time = moment.astimezone(UTC).isoformat(timespec="milliseconds")
-    return state_of(entries_until(read_history(name, tracking_uri), time))
+    entries = read_history(name, tracking_uri)
+    known = entries_until(entries, time)
+    if not known:
+        begins = f"it begins at {entries[0].time}" if entries else "it is empty"
+        raise ConfigError(f"the record of {name!r} says nothing of {time}: {begins}")
+    return state_of(known)
 
 
-def reconcile(client: "MlflowClient", history: History) -> None:
-    """Make MLflow's stages, tags and aliases say what the record says.
+def reconcile(client: "MlflowClient", history: History) -> bool:
+    """Make MLflow's stages, tags and aliases say what the record says; returns whether they did not.
 
     What was written is compared with the record again: of several processes that do this at the same time
     the last one leaves what the last entry says.
     """
+    behind = False
     for _ in range(_ROUNDS):
         head = history.head
-        _project(client, history.name, history.entries)
+        behind |= _project(client, history.name, history.entries)
         history.reload()
         if history.head == head:
-            return
+            break
+    return behind
 
 
-def _project(client: "MlflowClient", name: str, entries: Sequence[Entry]) -> None:
+def _project(client: "MlflowClient", name: str, entries: Sequence[Entry]) -> bool:
     state = state_of(entries)
     forced = {entry.version: entry.reason for entry in entries if entry.details.get("forced")}
     versions = {int(version.version): version for version in search(client, name)}
+    behind = False
     # The version in Production first: MLflow archives the one before it in the same transaction.
     for number in sorted(versions, key=lambda number: number != state.production):
-        if number in state.stages:
-            _set_stage(client, versions[number], state.stages[number])
+        behind |= _set_stage(client, versions[number], state.stage_of(number))
         if number in forced and versions[number].tags.get(FORCED_TAG) != forced[number]:
             client.set_model_version_tag(name, str(number), FORCED_TAG, forced[number])
-    _set_aliases(client, name, state, set(versions))
+    return _set_aliases(client, name, state, set(versions)) or behind
 
 
-def _set_stage(client: "MlflowClient", version: "ModelVersion", stage: Stage) -> None:
-    """Set MLflow's deprecated stage where the server has it, and our tag."""
+def _set_stage(client: "MlflowClient", version: "ModelVersion", stage: Stage) -> bool:
+    """Set MLflow's deprecated stage where the server has it, and our tag; whether the tag was another."""
     from mlflow.exceptions import MlflowException
 
     if version.current_stage != stage and hasattr(client, "transition_model_version_stage"):
@@ -257,20 +285,26 @@ def _set_stage(client: "MlflowClient", version: "ModelVersion", stage: Stage) ->
             except MlflowException as error:
                 if error_code(error) != "ENDPOINT_NOT_FOUND":
                     raise
-    if version.tags.get(STAGE_TAG) != stage:
-        client.set_model_version_tag(version.name, version.version, STAGE_TAG, stage)
+    if version.tags.get(STAGE_TAG, Stage.NONE) == stage:
+        return False
+    client.set_model_version_tag(version.name, version.version, STAGE_TAG, stage)
+    return True
 
 
-def _set_aliases(client: "MlflowClient", name: str, state: RegistryState, existing: set[int]) -> None:
+def _set_aliases(client: "MlflowClient", name: str, state: RegistryState, existing: set[int]) -> bool:
+    """Whether one was of another version."""
     current = read_aliases(client, name)
-    holders = {Stage.STAGING: state.staging, Stage.PRODUCTION: state.production}
+    behind = False
     for stage, aliases in ALIASES.items():
-        holder = holders[stage]
+        holder = state.holder_of(stage)
         for alias in aliases:
             if holder in existing and current.get(alias) != str(holder):
                 client.set_registered_model_alias(name, alias, str(holder))
+                behind = True
             elif holder is None and alias in current:
                 client.delete_registered_model_alias(name, alias)
+                behind = True
+    return behind
 
 
 def _keep_report(client: "MlflowClient", history: History, verdict: "Verdict | None") -> str:
@@ -298,7 +332,7 @@ def _require_verdict(verdict: "Verdict | None", state: RegistryState, version: i
     if verdict is None:
         raise GateError("no gate was looked at", fix="megl models promote judges before it promotes")
     if state.production not in (verdict.champion, version):
-        raise GateError(
+        raise ProductionChangedError(
             f"Production changed since the gates were looked at: version {state.production} is there now",
             fix="promote again, to judge against that one",
         )
@@ -319,8 +353,8 @@ def _require_approvals(
     if len(approvers) >= needed:
         return
     command = f"{name} {version} --to {stage.lower()}"
-    raise GateError(
-        f"{needed} approvals are needed, there are {len(approvers)}",
+    raise ApprovalMissingError(
+        f"approvals needed: {needed}, given: {len(approvers)}",
         fix=f"megl models request {command}, then others: megl models approve {command}",
     )
 
@@ -336,8 +370,6 @@ def _requested(history: History, version: int, stage: Stage) -> Any:
 
 
 def _answer(name: str, tracking_uri: str, reason: str, decide: Callable[[History, str], Draft]) -> Entry:
-    from megl_core.registry.history import current_actor
-
     _require_reason(reason)
     actor = current_actor()
     client = connect(tracking_uri)

@@ -1,6 +1,6 @@
 """What the record of a model says: a replay of its entries, without a look at MLflow."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from megl_core.registry.history import Entry
@@ -13,7 +13,7 @@ class Request:
 
     Attributes:
         number: of the entry.
-        approvers: who approved it; each counts once.
+        approvers: who approved it; each counts once, and the requester not at all.
     """
 
     number: int
@@ -32,7 +32,7 @@ class RegistryState:
         production: the version in Production.
         staging: the last of the versions in Staging.
         earlier: versions that were in Production before, the last one last: where a rollback leads.
-        registered: the entry of each version's registration.
+        registered: the entry of each version's last registration.
         requests: undecided promotions.
     """
 
@@ -45,6 +45,10 @@ class RegistryState:
 
     def stage_of(self, version: int) -> Stage:
         return self.stages.get(version, Stage.NONE)
+
+    def holder_of(self, stage: Stage) -> int | None:
+        """The version that the aliases of Staging or Production are for."""
+        return {Stage.STAGING: self.staging, Stage.PRODUCTION: self.production}.get(stage)
 
     def request_for(self, version: int, stage: Stage) -> Request | None:
         """The undecided request for this promotion."""
@@ -59,13 +63,35 @@ def state_of(entries: Iterable[Entry]) -> RegistryState:
     return state
 
 
+def state_without_record(stages: Mapping[str, Sequence[int]]) -> RegistryState:
+    """What a registry says that has no record: the versions of each stage, its holder last."""
+    state = RegistryState()
+    for stage, versions in stages.items():
+        for version in versions:
+            _enter(state, version, Stage(stage))
+    return state
+
+
 def entries_until(entries: Sequence[Entry], time: str) -> list[Entry]:
     """The entries up to and including a moment (ISO 8601, UTC)."""
     return [entry for entry in entries if entry.time <= time]
 
 
 def _registered(state: RegistryState, entry: Entry) -> None:
-    state.registered.setdefault(entry.version, entry)
+    """A number that comes again is another version: the registered model was deleted and made anew."""
+    number = entry.version
+    if number in state.registered:
+        state.stages.pop(number, None)
+        state.production = None if state.production == number else state.production
+        state.staging = _last(state, Stage.STAGING)
+        state.earlier = [version for version in state.earlier if version != number]
+        state.requests = [one for one in state.requests if one.version != number]
+    state.registered[number] = entry
+
+
+def _adopted(state: RegistryState, entry: Entry) -> None:
+    found = state_without_record(entry.details["stages"])
+    state.stages, state.production, state.staging = found.stages, found.production, found.staging
 
 
 def _promoted(state: RegistryState, entry: Entry) -> None:
@@ -96,8 +122,12 @@ def _enter(state: RegistryState, version: int, stage: Stage) -> None:
     state.stages[version] = stage
     if stage is Stage.PRODUCTION:
         state.production = version
-    waiting = [number for number, where in state.stages.items() if where is Stage.STAGING]
-    state.staging = waiting[-1] if waiting else None
+    state.staging = _last(state, Stage.STAGING)
+
+
+def _last(state: RegistryState, stage: Stage) -> int | None:
+    found = [number for number, where in state.stages.items() if where is stage]
+    return found[-1] if found else None
 
 
 def _requested(state: RegistryState, entry: Entry) -> None:
@@ -108,7 +138,8 @@ def _requested(state: RegistryState, entry: Entry) -> None:
 
 def _approved(state: RegistryState, entry: Entry) -> None:
     for place, request in enumerate(state.requests):
-        if request.number == entry.details["request"] and entry.actor not in request.approvers:
+        counted = (request.requester, *request.approvers)
+        if request.number == entry.details["request"] and entry.actor not in counted:
             state.requests[place] = replace(request, approvers=(*request.approvers, entry.actor))
 
 
@@ -121,6 +152,7 @@ def _nothing(state: RegistryState, entry: Entry) -> None:
 
 
 _ACTIONS = {
+    "adopt": _adopted,
     "register": _registered,
     "promote": _promoted,
     "rollback": _rolled_back,

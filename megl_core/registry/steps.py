@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,18 +13,25 @@ from typing import TYPE_CHECKING, Any
 from megl_core.code import code_digest
 from megl_core.config import Config, RegistryConfig
 from megl_core.data.packed import verify
-from megl_core.errors import ConfigError, GateError, IntegrityError
+from megl_core.errors import ConfigError, GateError, IntegrityError, MeglError
 from megl_core.evaluation import EVALUATION_FILE, PREDICTIONS_FILE, Evaluation, evaluate
 from megl_core.evaluation.report import write_report
 from megl_core.files import read_json, sha256_tree, write_bytes, write_json
 from megl_core.progress import get_reporter
 from megl_core.provenance.signing import find_signer
-from megl_core.provenance.statement import Training, training_statement
+from megl_core.provenance.statement import Training, statement_file, training_statement
 from megl_core.redaction import redact
 from megl_core.registry.gate import GateResult, compare
 from megl_core.registry.promotion import CHAMPION_FOLDER, Verdict, champion_on, judge
 from megl_core.registry.registration import register
-from megl_core.registry.stages import approvals_needed, promote, request
+from megl_core.registry.stages import (
+    GATED,
+    ApprovalMissingError,
+    ProductionChangedError,
+    approvals_needed,
+    promote,
+    request,
+)
 from megl_core.registry.tracking import resolve_tracking_uri, start_run
 from megl_core.registry.versions import RegisteredVersion, champion, show_version
 from megl_core.registry.vocabulary import Stage
@@ -60,12 +67,14 @@ def train_tracked(
     resume: bool = True,
     checkpoints: Path | None = None,
     provenance: Path | None = None,
+    profile: Path | None = None,
 ) -> Trained | None:
     """Train on the very data that were validated, and log the run to MLflow.
 
     Args:
         provenance: the file for the statement of what the model was made of. None: beside the model,
             `<output>.provenance.json`; the model folder itself tells nothing of time and place.
+        profile: a file for a Chrome trace of a few steps.
 
     Returns:
         None on all but the main process of several.
@@ -77,15 +86,17 @@ def train_tracked(
 
     sections = (config.model, config.objective, config.train)
     code = code or code_digest()
-    options: dict[str, Any] = {"resume": resume, "checkpoints": checkpoints, "code": code}
+    options: dict[str, Any] = {
+        "resume": resume, "checkpoints": checkpoints, "code": code, "profile": profile,
+    }  # fmt: skip
     is_main = os.environ.get("RANK", "0") == "0"
     if is_main:
         digest = _verified(data, digest)
     started = _now()
 
     def finished(result: "TrainResult", run_id: str) -> Trained:
-        training = _training(result.model, config, digest, dvc, code, run_id, started)
-        target = provenance or output.with_name(f"{output.name}.provenance.json")
+        training = _training(result.model, config, digest, dvc, run_id, started)
+        target = provenance or statement_file(output)
         write_json(target, training_statement(result.model, training))
         return Trained(result.model, result.model_digest, result.metrics, run_id)
 
@@ -108,7 +119,6 @@ def _training(
     config: Config,
     digest: str,
     dvc: Mapping[str, Any] | None,
-    code: str,
     run_id: str,
     started: str,
 ) -> Training:
@@ -121,7 +131,7 @@ def _training(
         sections={name: tree[name] for name in ("model", "objective", "train")},
         data_digest=digest,
         dvc=dvc,
-        code_digest=code,
+        code_digest=code_digest(),
         checkpoints=report["checkpoints"],
         run_id=run_id,
         started=started,
@@ -131,7 +141,7 @@ def _training(
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _verified(data: Path, digest: str) -> str:
@@ -262,36 +272,77 @@ def promote_if_passed(
     A version in a higher stage stays there, and so does one that somebody archived. Where the approval of
     people is demanded, it is requested.
     """
-    registry = config.registry
-    name, uri = registry.model_name, resolve_tracking_uri(registry, workspace)
+    name, uri = config.registry.model_name, resolve_tracking_uri(config.registry, workspace)
+    reporter = get_reporter()
     current = show_version(name, version, uri)
     target = Stage(stage)
     if passed and current.stage in _BELOW[target]:
-        verdict = judge(name, version, config, uri)
-        if verdict.passed:
-            current = _promote_or_ask(config, uri, version, target, verdict, reason)
-        else:
-            failed = "; ".join(
-                f"{row.metric}: {row.note or row.bound}" for row in verdict.rows if not row.passed
-            )
-            get_reporter().message(f"not promoted: {failed}")
-    get_reporter().message(f"version {version} is in stage {current.stage.value}")
+        try:
+            current = promote_judged(name, version, target, config, uri, reason=reason)
+        except ApprovalMissingError as error:
+            with contextlib.suppress(ConfigError):  # it was asked for already
+                request(name, version, target, uri, reason=reason)
+            reporter.message(f"waiting: {error.what}")
+        except GateError as error:
+            reporter.message(f"not promoted: {error.what}")
+    reporter.message(f"version {version} is in stage {current.stage}")
     return current.stage.value
 
 
-def _promote_or_ask(
-    config: Config, uri: str, version: int, stage: Stage, verdict: Verdict, reason: str
+def promote_judged(
+    name: str,
+    version: int,
+    stage: Stage,
+    config: Config,
+    tracking_uri: str,
+    *,
+    reason: str,
+    data: Path | None = None,
+    force: bool = False,
+    show: Callable[[Verdict], None] | None = None,
 ) -> RegisteredVersion:
-    name, needed = config.registry.model_name, approvals_needed(config.promotion, stage)
-    if needed:
-        with contextlib.suppress(ConfigError):  # it was asked for already
-            request(name, version, stage, uri, reason=reason)
-        try:
-            return promote(name, version, stage, uri, reason=reason, verdict=verdict, approvals=needed)
-        except GateError as error:
-            get_reporter().message(f"waiting: {error.what}")
-            return show_version(name, version, uri)
-    return promote(name, version, stage, uri, reason=reason, verdict=verdict)
+    """Look at the gates where the stage has some, and promote; the errors are those of `stages.promote`.
+
+    Where another version goes into Production in between, the gates are looked at once more, against that.
+
+    Args:
+        data: packed test data to compare both on, where their registered evaluations do not compare.
+        force: promote whatever the gates say, even where they cannot be looked at.
+        show: is given each verdict before it counts.
+    """
+
+    def attempt() -> RegisteredVersion:
+        verdict = _verdict(name, version, config, tracking_uri, data, force=force) if stage in GATED else None
+        if verdict and show:
+            show(verdict)
+        return promote(
+            name,
+            version,
+            stage,
+            tracking_uri,
+            reason=reason,
+            verdict=verdict,
+            approvals=approvals_needed(config.promotion, stage),
+            force=force,
+        )
+
+    try:
+        return attempt()
+    except ProductionChangedError as error:
+        get_reporter().message(f"{error.what}; judging once more")
+        return attempt()
+
+
+def _verdict(
+    name: str, version: int, config: Config, tracking_uri: str, data: Path | None, *, force: bool
+) -> Verdict | None:
+    try:
+        return judge(name, version, config, tracking_uri, data)
+    except MeglError as error:
+        if not force:
+            raise
+        get_reporter().message(f"the gates could not be looked at: {error.what}")
+        return None
 
 
 def report_run(

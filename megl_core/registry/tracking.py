@@ -2,8 +2,8 @@
 
 Opening a run, its parameters and its dataset are strict: they come first, and a server that is not there
 is better known before the training than after. Metrics, tags, artifacts and the closing of a run are
-lenient: a server that goes away in the middle costs a warning, never the training. Metrics are sent in
-batches and kept until they have arrived, so a short outage loses none.
+lenient: a server that goes away in the middle costs a warning, never the training, and what it was not sent
+waits in the workspace's outbox (`outbox.py`).
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from megl_core.config import RegistryConfig
-from megl_core.errors import ConfigError
+from megl_core.errors import ConfigError, MeglError
 from megl_core.files import canonical_json
 from megl_core.progress import get_reporter
 from megl_core.redaction import redact
@@ -30,17 +30,16 @@ from megl_core.registry.connection import (
     is_mlflow_failure,
     mlflow_errors,
 )
+from megl_core.registry.outbox import CHANNELS, Item, Outbox, sync
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric
 
 DATA_DIGEST_TAG = "megl.data_digest"
 DVC_HASH_TAG = "megl.dvc_hash"
 
 _SEND_EVERY = 2.0  # seconds
 _PAUSE = 60.0  # seconds without a try after a failure, so that an outage does not slow the training
-_MAX_METRICS = 1000  # of one request
 _MAX_PARAMS = 100
 _MAX_PARAM_LENGTH = 6000
 _MAX_DIGEST_LENGTH = 36  # the whole digest is a tag of the dataset
@@ -67,12 +66,14 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 class Tracker:
     """Writes to one MLflow run. Made by `start_run`; used from one thread."""
 
-    def __init__(self, client: "MlflowClient", run_id: str, uri: str) -> None:
+    def __init__(self, client: "MlflowClient", run_id: str, uri: str, outbox: Outbox) -> None:
         self.run_id = run_id
         self.uri = uri
         self._client = client
-        self._pending: list[Metric] = []
+        self._outbox = outbox
+        self._points: list[tuple[str, str, int, int]] = []  # metrics that were not sent yet
         self._next_send = 0.0
+        self._down_until: dict[tuple[str, ...], float] = {}  # of each channel
         self._warned = False
 
     def log_params(self, params: Mapping[str, Any]) -> None:
@@ -100,15 +101,13 @@ class Tracker:
 
         Characters that MLflow does not allow in a name become `_`.
         """
-        from mlflow.entities import Metric
-
         now = int(time.time() * 1000)
-        self._pending += [
-            Metric(_NOT_IN_A_NAME.sub("_", name), float(value), now, step or 0)
+        self._points += [
+            (_NOT_IN_A_NAME.sub("_", name), str(float(value)), now, step or 0)
             for name, value in metrics.items()
         ]
         if time.monotonic() >= self._next_send:
-            self._send()
+            self._send_metrics()
 
     def log_dataset(
         self, name: str, digest: str, source: str, dvc_hash: str | None = None, context: str = "training"
@@ -137,45 +136,65 @@ class Tracker:
             self._client.log_inputs(self.run_id, [used])
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags of the run; a failure is a warning."""
-        with self._lenient("tags were not set"):
-            for name, value in tags.items():
-                self._client.set_tag(self.run_id, name, value)
+        """Set tags of the run, now or later. Never raises for MLflow's sake."""
+        self._send(Item("tags", {"tags": dict(tags)}))
 
     def log_artifacts(self, path: Path, folder: str | None = None) -> None:
-        """Upload a file, or what is in a folder, to `folder` of the run; a failure is a warning."""
-        with self._lenient(f"{path.name} was not uploaded"):
-            if path.is_dir():
-                self._client.log_artifacts(self.run_id, str(path), folder)
-            else:
-                self._client.log_artifact(self.run_id, str(path), folder)
+        """Upload a file, or what is in a folder, to `folder` of the run, now or later.
+
+        Never raises for MLflow's sake. What has to wait is copied.
+        """
+        self._send(Item("artifacts", {"folder": folder}, path))
 
     def close(self, status: str) -> None:
-        """Send what is left and end the run as FINISHED, FAILED or KILLED; a failure is a warning."""
-        self._send()
-        if self._pending:
-            get_reporter().message(f"{len(self._pending)} metrics of run {self.run_id} could not be sent")
-        with self._lenient(f"the run was not marked {status}"):
-            self._client.set_terminated(self.run_id, status)
+        """Send what is left and end the run as FINISHED, FAILED or KILLED, now or later."""
+        self._down_until.clear()
+        self._send_metrics()
+        self._send(Item("status", {"status": status, "end_time": int(time.time() * 1000)}))
+        for channel in CHANNELS:
+            if self._is_up(channel):
+                with self._lenient():
+                    self._outbox.flush(self._client, self.run_id, channel)
+        if self._outbox.waiting(self.run_id):
+            get_reporter().message(
+                f"what run {self.run_id} could not send waits in {self._outbox.folder}: megl train sync"
+            )
 
-    def _send(self) -> None:
-        self._next_send = time.monotonic() + _PAUSE
-        with self._lenient("metrics are kept and sent later"):
-            while self._pending:
-                self._client.log_batch(self.run_id, metrics=self._pending[:_MAX_METRICS])
-                del self._pending[:_MAX_METRICS]
-            self._next_send = time.monotonic() + _SEND_EVERY
+    def _send_metrics(self) -> None:
+        points, self._points = self._points, []
+        if points:
+            self._send(Item("metrics", {"points": points}))
+        self._next_send = time.monotonic() + _SEND_EVERY
+
+    def _is_up(self, channel: tuple[str, ...]) -> bool:
+        return time.monotonic() >= self._down_until.get(channel, 0.0)
+
+    def _send(self, item: Item) -> None:
+        """Send an item after those that wait for the same channel, or let it wait."""
+        if self._is_up(item.channel):
+            is_sent = False
+            with self._lenient():
+                self._outbox.flush(self._client, self.run_id, item.channel)
+                item.send(self._client, self.run_id)
+                is_sent = True
+            if is_sent:
+                return
+            self._down_until[item.channel] = time.monotonic() + _PAUSE
+        with self._lenient():
+            self._outbox.put(self.run_id, item, self.uri)
 
     @contextlib.contextmanager
-    def _lenient(self, consequence: str) -> Iterator[None]:
-        """A failure of MLflow, even of its network or disk, becomes one warning for each run."""
+    def _lenient(self) -> Iterator[None]:
+        """A failure of MLflow, even of its network or of the disk, becomes one warning for each run."""
         try:
             yield
         except Exception as error:
-            if not (is_mlflow_failure(error) or isinstance(error, OSError)):
+            if not (is_mlflow_failure(error) or isinstance(error, OSError | MeglError)):
                 raise
             if not self._warned:
-                get_reporter().message(f"MLflow at {redact(self.uri)}: {describe(error)}; {consequence}")
+                get_reporter().message(
+                    f"MLflow at {redact(self.uri)}: {describe(error)}; what it did not get is sent later"
+                )
             self._warned = True
 
 
@@ -191,7 +210,8 @@ def start_run(
 ) -> Iterator[Tracker]:
     """A new run of the configured experiment, or with `run_id` an earlier one taken up again.
 
-    The run ends FINISHED, FAILED if the block raises, KILLED on Ctrl-C or SIGTERM.
+    The run ends FINISHED, FAILED if the block raises, KILLED on Ctrl-C or SIGTERM. What earlier runs of the
+    workspace could not send is sent first.
 
     Raises:
         UnavailableError: MLflow does not answer.
@@ -199,12 +219,14 @@ def start_run(
     """
     uri = resolve_tracking_uri(config, workspace)
     client = connect(uri)
+    for sent in sync(uri, workspace).sent:
+        get_reporter().message(f"MLflow has now what run {sent} could not send")
     with mlflow_errors(uri, "open a run"):
         if run_id is None:
             run_id = _create(client, config.experiment, uri, name, tags or {})
         else:
             _reopen(client, run_id, uri, tags or {})
-    tracker = Tracker(client, run_id, uri)
+    tracker = Tracker(client, run_id, uri, Outbox(workspace))
     monitor = _monitor(tracker) if system_metrics else contextlib.nullcontext()
     status = "FINISHED"
     try:

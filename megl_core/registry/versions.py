@@ -1,19 +1,23 @@
-"""Registered versions: what they are, finding them, and fetching their bytes with a check."""
+"""Registered versions: what they are, and finding them.
 
-from collections.abc import Callable, Mapping
+Stages and the aliases that stand for them are read from the record (`history.py`), whatever MLflow says.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from megl_core.errors import ConfigError
+from megl_core.errors import ConfigError, IntegrityError
 from megl_core.redaction import redact
 from megl_core.registry.connection import connect, error_code, mlflow_errors
 from megl_core.registry.history import find_history
-from megl_core.registry.state import RegistryState, state_of
+from megl_core.registry.state import RegistryState, state_of, state_without_record
 from megl_core.registry.vocabulary import (
-    CHAMPION,
+    ALIASES,
     MISSING,
     MODEL_DIGEST_TAG,
+    STAGE_ALIASES,
     STAGE_TAG,
     Stage,
     parse_name,
@@ -73,8 +77,9 @@ def list_versions(name: str, tracking_uri: str) -> list[RegisteredVersion]:
     """
     client = connect(tracking_uri)
     with mlflow_errors(tracking_uri, "list the versions"):
-        aliases, state = read_aliases(client, name), _state(client, name)
-        found = [describe_version(version, aliases, state) for version in search(client, name)]
+        state = read_state(client, name)
+        aliases = _aliases(client, name, state)
+        found = [_describe(version, aliases, state) for version in search(client, name)]
     return sorted(found, key=lambda version: -version.version)
 
 
@@ -88,24 +93,31 @@ def show_version(name: str, reference: int | str, tracking_uri: str) -> Register
     client = connect(tracking_uri)
     with mlflow_errors(tracking_uri, "read the version"):
         version = find(client, name, reference, tracking_uri)
-        return describe_version(version, read_aliases(client, name), _state(client, name))
+        state = read_state(client, name)
+        return _describe(version, _aliases(client, name, state), state)
 
 
 def champion(name: str, tracking_uri: str) -> RegisteredVersion | None:
     """The version in Production; None if there is none yet.
 
-    Of a model without a record, which others registered, it is the version with the alias `champion`.
-
     Raises:
+        IntegrityError: it was deleted.
         UnavailableError: MLflow does not answer.
     """
     client = connect(tracking_uri)
     with mlflow_errors(tracking_uri, "look for the champion"):
-        aliases, state = read_aliases(client, name), _state(client, name)
-        number = aliases.get(CHAMPION) if state is None else state.production
-        if number is None:
+        state = read_state(client, name)
+        if state.production is None:
             return None
-        return describe_version(client.get_model_version(name, str(number)), aliases, state)
+        aliases = _aliases(client, name, state)
+        for version in search(client, name):
+            if int(version.version) == state.production:
+                return _describe(version, aliases, state)
+    raise IntegrityError(
+        f"version {state.production} of {name!r}, which is in Production, was deleted",
+        where=redact(tracking_uri),
+        fix=f"megl models rollback {name}, or promote another version with --force",
+    )
 
 
 def search(client: "MlflowClient", name: str, tag: tuple[str, str] | None = None) -> "list[ModelVersion]":
@@ -121,7 +133,7 @@ def find(client: "MlflowClient", name: str, reference: int | str, tracking_uri: 
         ConfigError: there is none; the message names those that exist.
     """
     numbers = sorted(int(version.version) for version in search(client, name))
-    aliases = read_aliases(client, name)
+    aliases = _aliases(client, name, read_state(client, name))
     number = aliases.get(str(reference), str(reference))
     if number in map(str, numbers):
         return client.get_model_version(name, number)
@@ -146,7 +158,10 @@ def search_run(client: "MlflowClient", name: str, run_id: str, tracking_uri: str
 
 
 def read_aliases(client: "MlflowClient", name: str) -> dict[str, str]:
-    """`{alias: version}` of a model; empty if there is no such model. Versions do not always carry them."""
+    """`{alias: version}` of a model as MLflow says; empty if there is no such model.
+
+    Versions do not always carry them.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
@@ -158,30 +173,58 @@ def read_aliases(client: "MlflowClient", name: str) -> dict[str, str]:
     return {alias: str(number) for alias, number in model.aliases.items()}  # SQL stores give numbers
 
 
-def describe_version(
-    version: "ModelVersion", aliases: Mapping[str, str], state: RegistryState | None
-) -> RegisteredVersion:
-    """MLflow's version as ours. The record says the stage; where there is none, our tag or MLflow."""
+def read_state(client: "MlflowClient", name: str) -> RegistryState:
+    """Where the versions of a model stand: by its record, or by MLflow where it has none yet."""
+    history = find_history(client, name)
+    if history and history.entries:
+        return state_of(history.entries)
+    return state_without_record(found_stages(search(client, name), read_aliases(client, name)))
+
+
+def found_stages(versions: "Iterable[ModelVersion]", aliases: Mapping[str, str]) -> dict[str, list[int]]:
+    """The versions of each stage by aliases, our tag and MLflow's stage, in this order; its holder last.
+
+    MLflow lets several versions be in Production; all but one count as archived.
+    """
+    stages = {
+        int(version.version): Stage(version.tags.get(STAGE_TAG) or version.current_stage or Stage.NONE)
+        for version in sorted(versions, key=lambda version: int(version.version))
+    }
+    for stage, names in ALIASES.items():
+        for number in (int(aliases[alias]) for alias in names if alias in aliases):
+            if stages.pop(number, None) is not None:
+                stages[number] = stage
+    *others, _ = [number for number, stage in stages.items() if stage is Stage.PRODUCTION] or [0]
+    stages |= dict.fromkeys(others, Stage.ARCHIVED)
+    return {
+        stage: held
+        for stage in Stage
+        if stage is not Stage.NONE
+        and (held := [number for number, where in stages.items() if where is stage])
+    }
+
+
+def _aliases(client: "MlflowClient", name: str, state: RegistryState) -> dict[str, str]:
+    """The aliases of a model, of which those for stages are what the record says."""
+    others = {
+        alias: number for alias, number in read_aliases(client, name).items() if alias not in STAGE_ALIASES
+    }
+    holders = {alias: state.holder_of(stage) for stage, names in ALIASES.items() for alias in names}
+    return others | {alias: str(number) for alias, number in holders.items() if number is not None}
+
+
+def _describe(version: "ModelVersion", aliases: Mapping[str, str], state: RegistryState) -> RegisteredVersion:
     return RegisteredVersion(
         name=version.name,
         version=int(version.version),
         model_digest=version.tags.get(MODEL_DIGEST_TAG, ""),
         run_id=version.run_id or "",
         uri=f"models:/{version.name}/{version.version}",
-        stage=state.stage_of(int(version.version)) if state else _stage_without_record(version),
+        stage=state.stage_of(int(version.version)),
         aliases=tuple(sorted(alias for alias, number in aliases.items() if number == str(version.version))),
         created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
         tags=dict(version.tags),
     )
-
-
-def _state(client: "MlflowClient", name: str) -> RegistryState | None:
-    history = find_history(client, name)
-    return state_of(history.entries) if history else None
-
-
-def _stage_without_record(version: "ModelVersion") -> Stage:
-    return Stage(version.tags.get(STAGE_TAG) or version.current_stage or Stage.NONE)
 
 
 def _pages(request: Callable[..., Any]) -> list[Any]:

@@ -10,6 +10,7 @@ GATE_DIGEST_TAG = "megl.gate_digest"
 GATE_TAG = "megl.gate"
 PROVENANCE_DIGEST_TAG = "megl.provenance_digest"
 TRAINING_DATA_TAG = "megl.training_data_digest"
+MANIFEST_DIGEST_TAG = "megl.manifest_digest"
 SIGNED_TAG = "megl.signed"
 STAGE_TAG = "megl.stage"
 FORCED_TAG = "megl.forced"
@@ -31,6 +32,9 @@ class Stage(StrEnum):
 
 
 ALIASES = {Stage.STAGING: ("staging",), Stage.PRODUCTION: ("production", CHAMPION)}
+
+
+STAGE_ALIASES = frozenset(alias for aliases in ALIASES.values() for alias in aliases)
 
 
 def parse_name(name: str) -> str:

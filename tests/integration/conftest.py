@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -246,7 +246,13 @@ class SmallModel:
 def make_model(tmp_path: Path) -> Callable[..., SmallModel]:
     """Makes a real model of a few hundred weights; another seed gives other weights."""
 
-    def make(seed: int = 0, accuracy: float = 0.95, data: str = "d" * 64, samples: int = 200) -> SmallModel:
+    def make(
+        seed: int = 0,
+        accuracy: float = 0.95,
+        data: str = "d" * 64,
+        samples: int = 200,
+        labels: Sequence[str] = ("round", "boxy", "crossed"),
+    ) -> SmallModel:
         import torch
 
         from megl_core.config import BackboneConfig, DecoderConfig, ModelConfig
@@ -261,7 +267,7 @@ def make_model(tmp_path: Path) -> Callable[..., SmallModel]:
         )
         words = WordTokenizer.learn(["a red round thing", "a blue boxy thing"], 1)
         folder = tmp_path / f"trained-{seed}"
-        MEGL(config, ["round", "boxy", "crossed"], words).save_pretrained(folder)
+        MEGL(config, list(labels), words).save_pretrained(folder)
         digest = sha256_tree(folder)
         evaluation = write_evaluation(tmp_path / f"evaluated-{seed}", digest, accuracy, data, samples)
         training = Training(

@@ -13,6 +13,8 @@ from megl_core.redaction import redact
         ("https://h/x@y is a path", "https://h/x@y is a path"),
         ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
         ("mail me@home.org", "mail me@home.org"),
+        ("a -----BEGIN EC KEY-----\nMHc=\n-----END EC KEY----- b", "a (a key) b"),
+        ("got '-----BEGIN PRIVATE KEY-----\\nMHc=", "got '(a key)"),
     ],
 )
 def test_users_passwords_and_queries_are_left_out(text: str, shown: str) -> None:

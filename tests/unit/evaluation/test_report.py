@@ -59,7 +59,17 @@ def test_a_full_report(folders):
                 "bound": ">= 0.9",
                 "passed": False,
                 "note": "no champion <yet>",
-            }
+            },
+            {
+                "metric": "ood.accuracy",
+                "value": 0.9,
+                "champion": 0.8,
+                "bound": "more than 0 above the champion",
+                "low": 0.0625,
+                "high": 0.1375,
+                "passed": True,
+                "note": "",
+            },
         ],
     }
     validation = {
@@ -88,6 +98,7 @@ def test_a_full_report(folders):
         "Staging",
         "data passed with warnings",
         "no champion <yet>",
+        "ood.accuracy 0.9 0.8 +0.0625 to +0.138 more than 0 above the champion pass",
         "accuracy, test 25.0%",
         "training 12 s",
         "crossed 90%",

@@ -94,6 +94,40 @@ def test_approvals_count_people_not_clicks_and_end_with_the_request() -> None:
     assert moved.requests == []
 
 
+def test_the_requester_is_not_among_the_approvers() -> None:
+    moves = [("request", 1, to("Staging")), ("approve", 1, {"to": "Staging", "request": 1})]
+    asked = state_of(entries(*moves)).request_for(1, Stage.STAGING)
+    assert asked is not None
+    assert asked.approvers == ()
+
+
+def test_a_record_that_begins_later_takes_over_what_it_found() -> None:
+    found = {"Staging": [5, 3], "Production": [2], "Archived": [1]}
+    moves = [("register", 6, {}), ("adopt", 2, {"stages": found})]
+    state = state_of(entries(*moves))
+    assert where(state) == (2, 3, [])
+    assert {number: state.stage_of(number) for number in (1, 5, 6)} == {
+        1: Stage.ARCHIVED,
+        5: Stage.STAGING,
+        6: Stage.NONE,
+    }
+    assert list(state.registered) == [6]
+    moves.append(("promote", 3, to("Production")))
+    assert where(state_of(entries(*moves))) == (3, 5, [2])
+
+
+def test_a_number_that_is_registered_again_starts_without_a_stage() -> None:
+    moves = [("register", 1, {"of": "a"}), ("register", 2, {"of": "b"})]
+    moves += [("promote", 1, to("Production")), ("promote", 2, to("Production"))]
+    moves += [("request", 1, to("Staging")), ("register", 1, {"of": "c"})]
+    assert where(state_of(entries(*moves))) == (2, None, [])
+    moves.append(("register", 2, {"of": "d"}))
+    state = state_of(entries(*moves))
+    assert where(state) == (None, None, [])
+    assert (state.stages, state.requests) == ({}, [])
+    assert {number: entry.details["of"] for number, entry in state.registered.items()} == {1: "c", 2: "d"}
+
+
 def test_the_past_is_the_record_up_to_then() -> None:
     record = entries(("promote", 1, to("Production")), ("promote", 2, to("Production")))
     assert state_of(entries_until(record, "2026-11-24T10:01:30.000+00:00")).production == 1
