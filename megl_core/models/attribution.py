@@ -18,7 +18,7 @@ from torch import Tensor
 
 from megl_core.config import SaliencyKind
 from megl_core.errors import ConfigError
-from megl_core.models.backbone import Backbone, Features, cells_of
+from megl_core.models.backbone import Backbone, Features, at_least_single, cells_of
 from megl_core.models.saliency import class_map, class_weights
 
 CLOSED_FORMS = ("plain", "centered", "contrastive")
@@ -90,7 +90,7 @@ def grad_cam(score: Tensor, activations: Tensor, side: int, *, create_graph: boo
     (gradient,) = torch.autograd.grad(score.sum(), activations, create_graph=create_graph, retain_graph=True)
     if activations.ndim == 3:
         activations, gradient = cells_of(activations, side), cells_of(gradient, side)
-    return class_map(activations, gradient.sum(dim=(2, 3)))
+    return class_map(at_least_single(activations), at_least_single(gradient).sum(dim=(2, 3)))
 
 
 def class_attention(attention: Tensor, side: int) -> Tensor:
@@ -103,7 +103,7 @@ def class_attention(attention: Tensor, side: int) -> Tensor:
     Returns:
         (B, h, w), not negative.
     """
-    return _grid(attention.mean(dim=1)[:, 0], side)
+    return _grid(at_least_single(attention).mean(dim=1)[:, 0], side)
 
 
 def relevance(score: Tensor, attentions: Sequence[Tensor], side: int, *, create_graph: bool) -> Tensor:
@@ -122,10 +122,10 @@ def relevance(score: Tensor, attentions: Sequence[Tensor], side: int, *, create_
         (B, h, w), not negative.
     """
     gradients = torch.autograd.grad(score.sum(), attentions, create_graph=create_graph, retain_graph=True)
-    row = torch.zeros_like(attentions[0][:, 0, :1])
+    row = at_least_single(torch.zeros_like(attentions[0][:, 0, :1]))
     row[:, :, 0] = 1
     for attention, gradient in zip(reversed(attentions), reversed(gradients), strict=True):
-        row = row + row @ (gradient * attention).relu().mean(dim=1)
+        row = row + row @ at_least_single(gradient * attention).relu().mean(dim=1)
     return _grid(row[:, 0], side)
 
 

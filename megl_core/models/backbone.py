@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import torch
@@ -38,6 +38,15 @@ class Features:
     pixels: Tensor
     activations: Tensor
     attentions: tuple[Tensor, ...] = ()
+
+    def at_least_single(self) -> "Features":
+        """What head and closed-form maps read, in no less than float32."""
+        return replace(self, cells=at_least_single(self.cells), pooled=at_least_single(self.pooled))
+
+
+def at_least_single(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or as it is where that is wider."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 class Backbone(nn.Module):

@@ -195,7 +195,6 @@ class MEGL(nn.Module):
         folder = Path(source)
         if not (folder / CONFIG_FILE).is_file():
             raise DataError("no trained model in this folder", where=str(folder), fix="train one: megl train")
-        refuse_pickles(folder)
         return cls.load(folder, device)
 
     def save_pretrained(
@@ -246,11 +245,12 @@ class MEGL(nn.Module):
         """Read a saved model, in evaluation mode.
 
         Raises:
-            DataError: the folder holds no model, or one of another format.
+            DataError: the folder holds no model, one of another format, or pickles.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        refuse_pickles(folder)
         saved = read_json(folder / CONFIG_FILE)
         if saved.get("format_version") != FORMAT_VERSION:
             raise DataError(
@@ -278,13 +278,15 @@ class MEGL(nn.Module):
         kind, wanted = self.config.saliency, torch.is_grad_enabled()
         with torch.set_grad_enabled(wanted or kind in BY_GRADIENT):
             features: Features = self.backbone(images, trace=trace or kind in BY_GRADIENT)
-            logits = self.head(features.pooled)
-            if target is None:
-                target = logits.argmax(dim=1)
-            create_graph = wanted and self.config.second_order
-            saliency = saliency_map(
-                kind, features, logits, self.head.weight, target, create_graph=create_graph
-            )
+            with torch.autocast(images.device.type, enabled=False):  # maps need all the digits there are
+                features = features.at_least_single()
+                logits = self.head(features.pooled)
+                if target is None:
+                    target = logits.argmax(dim=1)
+                create_graph = wanted and self.config.second_order
+                saliency = saliency_map(
+                    kind, features, logits, self.head.weight, target, create_graph=create_graph
+                )
         return (features, logits, saliency) if wanted else (features, logits.detach(), saliency.detach())
 
     def _inputs(self, images: Sequence["Image"] | Tensor) -> Tensor:

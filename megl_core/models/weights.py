@@ -7,9 +7,13 @@ from torch import Tensor, nn
 
 def unique_tensors(module: nn.Module) -> dict[str, Tensor]:
     """The state of a module on the CPU, shared (tied) tensors under the first of their names only."""
-    first = _first_names(module)
     state = module.state_dict()
-    return {name: state[name].detach().cpu().contiguous() for name in first if first[name] == name}
+    return {name: state[name].detach().cpu().contiguous() for name in unique_names(module)}
+
+
+def unique_names(module: nn.Module) -> list[str]:
+    """The names in a module's state, of shared tensors the first alone."""
+    return [name for name, first in _first_names(module).items() if name == first]
 
 
 def merged_tensors(module: nn.Module) -> dict[str, Tensor]:

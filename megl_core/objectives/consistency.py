@@ -23,7 +23,7 @@ PSEUDO_COUNT = 8.0
 FLOOR = 0.01
 """Uniform share that is added to mean maps, so that their logarithms exist."""
 
-ConsistencyLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+ConsistencyLoss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def sorted_curve(maps: Tensor) -> Tensor:
@@ -32,10 +32,7 @@ def sorted_curve(maps: Tensor) -> Tensor:
 
 
 def marginal_loss(
-    saliency: Tensor,
-    unannotated: Tensor,
-    labels: Tensor,  # noqa: ARG001 (the kinds share one signature)
-    reference: Tensor,
+    saliency: Tensor, unannotated: Tensor, labels: Tensor, reference: Tensor, others: Tensor | None = None
 ) -> Tensor:
     """mean_k |mean_{i in U} q_ik - Q_k| for sorted curves q.
 
@@ -44,40 +41,36 @@ def marginal_loss(
         unannotated: (B,) 1 where the sample is in U, else 0.
         labels: (B,) class indices.
         reference: (P,) Q, the mean sorted curve of the annotated training masks.
+        others: `unannotated_sums` of the samples of this process's other micro-batches, if there are any.
 
     Returns:
         A scalar; zero with zero gradients where U is empty on all processes.
     """
-    mean, count = _mean(sorted_curve(saliency), unannotated)
+    (mean,), (count,) = _means("marginal", saliency, unannotated, labels, reference, others)
     distance = (mean - reference).abs().mean()
     return torch.where(count > 0, distance, mean.sum() * 0.0)
 
 
-def class_loss(saliency: Tensor, unannotated: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
+def class_loss(
+    saliency: Tensor, unannotated: Tensor, labels: Tensor, reference: Tensor, others: Tensor | None = None
+) -> Tensor:
     """sum_c |U_c| / |U| mean_k |mean_{i in U_c} q_ik - Q_ck|, U_c being those of class c in U.
 
     Args and returns as `marginal_loss`, except that the reference is (C, P), a curve for each class.
     """
-    classes = torch.arange(len(reference), device=labels.device)
-    member = (labels[:, None] == classes) & unannotated.bool()[:, None]
-    share = member.to(saliency.dtype)
-    totals = global_sum(share.T @ sorted_curve(saliency))
-    counts = global_sum(share.sum(dim=0))
-    distances = (totals / counts.clamp(min=1)[:, None] - reference).abs().mean(dim=1)
+    means, counts = _means("class", saliency, unannotated, labels, reference, others)
+    distances = (means - reference).abs().mean(dim=1)
     return (counts * distances).sum() / counts.sum().clamp(min=1)
 
 
 def spatial_loss(
-    saliency: Tensor,
-    unannotated: Tensor,
-    labels: Tensor,  # noqa: ARG001
-    reference: Tensor,
+    saliency: Tensor, unannotated: Tensor, labels: Tensor, reference: Tensor, others: Tensor | None = None
 ) -> Tensor:
     """KL(p || r) of p, the mean energy form over U, from r, that of the annotated training masks.
 
     Args and returns as `marginal_loss`, except that the reference is r (P,), positive and summing to 1.
     """
-    mean, count = _mean(energy_form(saliency).flatten(1), unannotated)
+    (mean,), (count,) = _means("spatial", saliency, unannotated, labels, reference, others)
     share = _distribution(mean)
     divergence = (share * (share / reference).log()).sum()
     return torch.where(count > 0, divergence, mean.sum() * 0.0)
@@ -115,12 +108,34 @@ def reference_statistics(kind: ConsistencyKind, cells: Tensor, labels: Tensor, n
     return (totals + PSEUDO_COUNT * marginal) / (counts + PSEUDO_COUNT)
 
 
-def _mean(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of the kept rows over all processes, zero where there are none, and their number."""
-    keep = keep.to(values.dtype)
-    total = global_sum((values * keep[:, None]).sum(dim=0))
-    count = global_sum(keep.sum().detach())
-    return total / count.clamp(min=1), count
+def unannotated_sums(
+    kind: ConsistencyKind, saliency: Tensor, unannotated: Tensor, labels: Tensor, reference: Tensor
+) -> Tensor:
+    """What samples add to the statistics of U, (G, P + 1): each group's sum of rows, and their number.
+
+    The groups are the C classes for `class`, else U as a whole. Arguments as for the kind's loss.
+    """
+    rows = energy_form(saliency).flatten(1) if kind == "spatial" else sorted_curve(saliency)
+    member = unannotated.bool()[:, None]
+    if kind == "class":
+        member = member & (labels[:, None] == torch.arange(len(reference), device=labels.device))
+    counted = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
+    return member.to(rows.dtype).T @ counted
+
+
+def _means(
+    kind: ConsistencyKind,
+    saliency: Tensor,
+    unannotated: Tensor,
+    labels: Tensor,
+    reference: Tensor,
+    others: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Means (G, P) of the groups over all processes, zero for empty ones, and their sizes (G,)."""
+    sums = unannotated_sums(kind, saliency, unannotated, labels, reference)
+    sums = global_sum(sums if others is None else sums + others)
+    counts = sums[:, -1]
+    return sums[:, :-1] / counts.clamp(min=1)[:, None], counts
 
 
 def _distribution(mean: Tensor) -> Tensor:

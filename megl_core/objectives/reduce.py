@@ -15,23 +15,31 @@ def global_sum(value: Tensor) -> Tensor:
     return summed
 
 
+def global_stack(value: Tensor) -> Tensor:
+    """The values of all W processes, (W, ...) in the order of their ranks, differentiable."""
+    place = torch.zeros(world_size(), *[1] * value.ndim, dtype=value.dtype, device=value.device)
+    place[dist.get_rank() if is_distributed() else 0] = 1
+    return global_sum(place * value)
+
+
 class _AllReduce(torch.autograd.Function):
-    """The sum over processes; each of them depends on the sum, so its gradients are summed as well."""
+    """The sum over processes; each of them depends on the sum, so its gradients are summed as well.
+
+    The backward pass is made of the same sum, so that gradients of gradients are right too.
+    """
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ARG004 (the interface's argument)
-        summed = value.clone()
+        summed = value.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(summed)
         return summed
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
-        summed = gradient.clone()
-        dist.all_reduce(summed)
-        return summed
+        return global_sum(gradient)
 
 
-def masked_mean(values: Tensor, keep: Tensor) -> Tensor:
+def masked_mean(values: Tensor, keep: Tensor, count: Tensor | None = None) -> Tensor:
     """The mean of the kept values over all processes, scaled for gradient averaging.
 
     DistributedDataParallel divides the summed gradients by the number of processes W; the local loss is
@@ -40,9 +48,12 @@ def masked_mean(values: Tensor, keep: Tensor) -> Tensor:
     Args:
         values: (...) one loss each.
         keep: (...) 0 or 1, or a weight.
+        count: how many are kept in the whole step, where these are a part of it; None: those of all
+            processes.
     """
     keep = keep.to(values.dtype)
-    count = global_sum(keep.sum().detach())
+    if count is None:
+        count = global_sum(keep.sum().detach())
     return (values * keep).sum() * world_size() / count.clamp(min=1)
 
 
@@ -55,8 +66,8 @@ def world_size() -> int:
 
 
 def reported_mean(term: Tensor) -> Tensor:
-    """The global value of a local loss made by `masked_mean`, for the log."""
+    """The global value of local losses made by `masked_mean`, for the log."""
     if not is_distributed():
         return term.detach()
     with torch.no_grad():
-        return global_sum(term.detach().clone()) / world_size()
+        return global_sum(term.detach()) / world_size()

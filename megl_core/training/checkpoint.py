@@ -1,43 +1,134 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped, in safetensors and JSON.
 
     <folder>/step-00000150/
-      model.safetensors      weights and buffers
-      optimizer.safetensors  <index>.<name> of each parameter's optimizer tensors
-      state.json             step and history
+      model.safetensors      what is trained, and the buffers: frozen weights come from elsewhere
+      optimizer.safetensors  <parameter>/<name> of each parameter's optimizer tensors
+      state.json             the place in the run, and the SHA-256 of both files
 
-A checkpoint appears under its name only when it is complete, so the newest one is always whole.
+A checkpoint appears under its name only when it is complete. Its tensors are whole, however many processes
+share them. Random numbers are derived from the step's number, so that there is no state of theirs.
 """
 
 import shutil
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from megl_core.errors import DataError
-from megl_core.files import atomic_directory, read_json, write_json
-from megl_core.models.weights import load_tensors, unique_tensors
+from megl_core.files import atomic_directory, read_json, sha256_file, write_json
+from megl_core.models.weights import load_tensors, unique_names
+from megl_core.training.sharding import sharded_like, whole
 
 _PREFIX = "step-"
+_STATE = "state.json"
+_WEIGHTS, _OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+Tensors = dict[str, Tensor]
 
 
-def save_checkpoint(
-    folder: Path,
-    model: nn.Module,
-    optimizer: Optimizer,
-    *,
-    step: int,
-    history: list[dict[str, float]],
-    keep: int,
-) -> None:
-    """Write a checkpoint atomically and remove all but the newest `keep`."""
-    with atomic_directory(folder / f"{_PREFIX}{step:08d}", marker="state.json") as target:
-        save_file(unique_tensors(model), target / "model.safetensors")
-        save_file(_optimizer_tensors(optimizer), target / "optimizer.safetensors")
-        write_json(target / "state.json", {"step": step, "history": history})
+@dataclass(frozen=True)
+class Snapshot:
+    """A run between two steps, in memory of its own.
+
+    Attributes:
+        step: how many steps are done.
+        state: JSON, what else there is to know.
+    """
+
+    step: int
+    state: Mapping[str, Any]
+    weights: Tensors
+    optimizer: Tensors
+
+
+def take_snapshot(model: nn.Module, optimizer: Optimizer, step: int, state: Mapping[str, Any]) -> Snapshot:
+    """Copy what is trained; every process must call it where parts of the model are sharded."""
+    return Snapshot(
+        step,
+        state,
+        {name: _copy(tensor) for name, tensor in _changing(model).items()},
+        {
+            f"{parameter}/{name}": _copy(tensor)
+            for parameter, state in _optimizer_state(model, optimizer).items()
+            for name, tensor in state.items()
+        },
+    )
+
+
+class CheckpointWriter:
+    """Writes snapshots in a thread of its own, one at a time, and keeps the newest `keep`.
+
+    The end of a `with` block waits for what is being written.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+        self._ended = time.monotonic()
+        for unfinished in folder.glob(f".{_PREFIX}*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown(wait=True)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last one was written; 0 while one is.
+
+        Raises:
+            MeglError: it could not be written.
+        """
+        if self._writing is None:
+            return time.monotonic() - self._ended
+        if self._writing.done():
+            self.wait()
+        return 0.0
+
+    def submit(self, snapshot: Snapshot) -> None:
+        """Begin to write a snapshot, once the one before it is written.
+
+        Raises:
+            MeglError: the one before could not be written.
+        """
+        self.wait()
+        self._writing = self._thread.submit(write_checkpoint, self.folder, snapshot, self.keep)
+
+    def wait(self) -> None:
+        """Return when all is on the disk.
+
+        Raises:
+            MeglError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+            self._ended = time.monotonic()
+
+
+def write_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> None:
+    """Write a checkpoint atomically and remove all but the newest `keep`.
+
+    Raises:
+        MeglError: the disk fails; the checkpoints are as they were.
+    """
+    with atomic_directory(folder / f"{_PREFIX}{snapshot.step:08d}", marker=_STATE) as target:
+        save_file(snapshot.weights, target / _WEIGHTS)
+        save_file(snapshot.optimizer, target / _OPTIMIZER)
+        files = {name: sha256_file(target / name) for name in (_WEIGHTS, _OPTIMIZER)}
+        write_json(target / _STATE, {**snapshot.state, "step": snapshot.step, "files": files})
     for old in _folders(folder)[:-keep]:
         shutil.rmtree(old)
 
@@ -47,34 +138,68 @@ def newest_first(folder: Path) -> list[Path]:
     return _folders(folder)[::-1]
 
 
-def restore(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> tuple[int, list[dict[str, float]]]:
-    """Load weights and optimizer state in place; returns the step and the history.
+def check(checkpoint: Path) -> None:
+    """Read all of a checkpoint's bytes.
 
     Raises:
-        DataError: the checkpoint is damaged; model and optimizer are as they were.
+        DataError: they are not those that were written.
     """
     try:
-        saved = read_json(checkpoint / "state.json")
-        weights = load_file(checkpoint / "model.safetensors")
-        tensors = load_file(checkpoint / "optimizer.safetensors")
+        files = read_json(checkpoint / _STATE)["files"]
+        damaged = [name for name, digest in files.items() if sha256_file(checkpoint / name) != digest]
+    except (DataError, OSError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"the checkpoint {checkpoint.name} cannot be read: {error}") from None
+    if damaged:
+        raise DataError(f"the checkpoint {checkpoint.name} cannot be read: {damaged[0]} is damaged")
+
+
+def restore(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """Load weights and optimizer state in place; returns the snapshot's state, with its `step`.
+
+    Raises:
+        DataError: the checkpoint cannot be read; model and optimizer are as they were.
+    """
+    try:
+        saved: dict[str, Any] = read_json(checkpoint / _STATE)
+        weights = load_file(checkpoint / _WEIGHTS)
+        tensors = load_file(checkpoint / _OPTIMIZER)
     except (DataError, OSError, SafetensorError) as error:
         raise DataError(f"the checkpoint {checkpoint.name} cannot be read: {error}") from None
-    state: dict[int, dict[str, Any]] = {}
+    state = model.state_dict()
+    placed = {name: sharded_like(tensor, state[name]) for name, tensor in weights.items()}
+    load_tensors(model, {**state, **placed})
+    _load_optimizer(model, optimizer, tensors)
+    return saved
+
+
+def _changing(model: nn.Module) -> Tensors:
+    """What a step may change: trained parameters and buffers, each tensor once."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    state = model.state_dict()
+    return {name: state[name] for name in unique_names(model) if name not in frozen}
+
+
+def _optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensors]:
+    """The optimizer's tensors by the names of their parameters."""
+    state: Mapping[Any, Tensors] = optimizer.state
+    return {name: state[tensor] for name, tensor in model.named_parameters() if tensor in state}
+
+
+def _load_optimizer(model: nn.Module, optimizer: Optimizer, tensors: Tensors) -> None:
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    index = {names[parameter]: number for number, parameter in enumerate(parameters)}
+    state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
-    load_tensors(model, weights)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return saved["step"], saved["history"]
+        name, _, kind = key.rpartition("/")
+        placed = sharded_like(tensor, parameters[index[name]])
+        state.setdefault(index[name], {})[kind] = placed
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Any]:
-    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": tensor.detach().cpu().contiguous()
-        for index, values in state.items()
-        for name, tensor in values.items()
-    }
+def _copy(tensor: Tensor) -> Tensor:
+    return whole(tensor.detach()).to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -1,49 +1,112 @@
 """One process or several: the process group that torchrun describes, or none."""
 
 import contextlib
+import itertools
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from megl_core.errors import ConfigError, UnavailableError
+
+_PATIENCE = timedelta(hours=1)
+"""For a process that has much to do before it joins, such as hashing the data."""
+_GROUPS = itertools.count()  # a process may train more than once
 
 
 @dataclass(frozen=True)
 class Process:
-    """This process among its peers. Only the process of rank 0 writes files and logs."""
+    """This process among its peers. Only the process of rank 0 writes files and logs.
+
+    Attributes:
+        store: what the processes tell each other outside of the training steps; None for a lone one.
+    """
 
     rank: int
     world: int
     device: torch.device
+    store: Any = None
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def barrier(self) -> None:
+    def meet(self, place: str) -> None:
+        """Wait until all processes are here, for as long as it takes. A place serves once in a run."""
+        if self.world == 1:
+            return
+        if self.store.add(f"{place}/arrived", 1) == self.world:
+            self.store.set(f"{place}/all", "")
+        self._wait_for(f"{place}/all")
+
+    def from_main(self, name: str, value: str | None) -> str:
+        """The main process's value, which the others wait for as long as it takes. A name serves once."""
+        if self.world == 1:
+            return value or ""
+        if self.is_main:
+            self.store.set(name, value or "")
+        self._wait_for(name)
+        found: bytes = self.store.get(name)
+        return found.decode()
+
+    def agree(self, values: Tensor, more: list[float]) -> list[float]:
+        """The largest of all processes' values for each entry of (N,) and `more`; one wait for the device."""
+        if self.world == 1:
+            return [*values.tolist(), *more]
+        joined = torch.cat([values, values.new_tensor(more)])
+        dist.all_reduce(joined, dist.ReduceOp.MAX)
+        found: list[float] = joined.tolist()
+        return found
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, by rank."""
+        values = [value] * self.world
         if self.world > 1:
-            dist.barrier()
+            dist.all_gather_object(values, value)
+        return values
+
+    def _wait_for(self, key: str) -> None:
+        while not self.store.check([key]):  # a signal gets through, which a blocking wait would hold up
+            time.sleep(0.02)
 
 
 @contextlib.contextmanager
-def process_group(device: str) -> Iterator[Process]:
+def process_group(device: str, stall_seconds: float) -> Iterator[Process]:
     """Join the group that torchrun set up (gloo on CPU, NCCL on GPU), or run alone.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+        stall_seconds: how long a process waits for the others within a step.
 
     Raises:
         UnavailableError: a GPU is asked for and there is none.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0"))
     chosen = _choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if world == 1:
         yield Process(0, 1, chosen)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    store, rank, world = next(rendezvous("env://", timeout=_PATIENCE))
+    store = PrefixStore(f"megl/{next(_GROUPS)}", store)
+    process = Process(rank, world, chosen, store)
+    process.meet("start")  # from here on nobody is late
+    dist.init_process_group(
+        "nccl" if chosen.type == "cuda" else "gloo",
+        store=PrefixStore("group", store),
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=stall_seconds),
+    )
     try:
-        yield Process(rank, world, chosen)
+        yield process
     finally:
         dist.destroy_process_group()
 

@@ -1,37 +1,48 @@
 """The training step of the pipeline: packed data in, a model folder out.
 
 A run is a pure function of its data, configuration and seed: batches, learning rate, leak and dropout
-are derived from the step's number. A checkpoint therefore holds weights and optimizer state alone, and a
-run that was stopped ends with the weights of one that was not.
+are derived from the step's number. A run that was stopped, wherever it was, ends with the weights of one
+that was not.
 """
 
 import contextlib
 import math
 import shutil
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from megl_core.config import ModelConfig, ObjectiveConfig, TrainConfig
 from megl_core.data.loading import Batch
 from megl_core.errors import DataError, MeglError
 from megl_core.files import atomic_directory, sha256_tree, write_json
-from megl_core.objectives.objective import Targets
-from megl_core.objectives.reduce import reported_mean
-from megl_core.progress import Bar, Reporter, SilentReporter, get_reporter
-from megl_core.training.checkpoint import newest_first, restore, save_checkpoint
+from megl_core.progress import Reporter, SilentReporter, get_reporter
+from megl_core.training.checkpoint import (
+    CheckpointWriter,
+    check,
+    newest_first,
+    restore,
+    take_snapshot,
+)
 from megl_core.training.distributed import Process, process_group
+from megl_core.training.means import Means
 from megl_core.training.monitor import check_progress
+from megl_core.training.profiling import trace
 from megl_core.training.schedule import one_cycle
 from megl_core.training.setup import Parts, Settings, build
+from megl_core.training.sharding import clip_gradients, gather_parameters, replicate
+from megl_core.training.speed import Speed
+from megl_core.training.step import Gradients, restore_buffers, to_device
+from megl_core.training.stopping import StopRequest, leave, stop_requests
+from megl_core.training.watchdog import Watchdog
 
 TRAINING_FILE = "training.json"
+_MAX_NAMED = 64
 Row = dict[str, float]
 
 
@@ -64,34 +75,43 @@ def train(
     resume: bool = True,
     checkpoints: Path | None = None,
     code: str = "",
+    profile: Path | None = None,
 ) -> TrainResult | None:
     """Train MEGL on packed data and write the model folder `output` in one piece.
 
     While the run lasts its checkpoints lie in `checkpoints` (None: `<output>.checkpoints`), in a folder
-    named after its data, its settings, its number of processes and `code`, the code's digest. A run
-    that agrees in all of these goes on from there unless `resume` is off.
+    named after its data, its settings and `code`, the code's digest. A run that agrees in all of these goes
+    on from there unless `resume` is off, on as many processes as it likes. SIGTERM, SIGHUP and Ctrl-C save
+    the run after the step that they meet and end it as they usually do: with 128 + the signal's number.
+
+    Args:
+        profile: a file for a Chrome trace of a few steps.
 
     Returns:
         The result on the main process, None on the others.
 
     Raises:
         DataError: there is nothing to train on.
-        MeglError: the loss is no longer finite; the message names the batch.
+        MeglError: loss or gradient is not finite; the message names the images.
+        UnavailableError: another process died or got stuck; the message names it.
     """
     torch.set_num_threads(config.num_threads)
     settings = Settings(model, objective, config)
-    with process_group(config.device) as process:
+    with process_group(config.device, config.stall_seconds) as process:
         parts = build(data, settings, process, code)
         root = checkpoints or output.with_name(output.name + ".checkpoints")
         run = Run(
             parts, settings, process, root / parts.fingerprint[:16], reporter or get_reporter(), tracker
         )
+        process.meet("built")
         if resume:
             run.resume()
         else:
             run.restart()
-        run.fit()
-        return run.finish(output) if process.is_main else None
+        run.fit(profile)
+        result = run.finish(output) if process.is_main else None
+        process.meet("finished")
+        return result
 
 
 class Run:
@@ -111,14 +131,18 @@ class Run:
         self.config = settings.train
         self.process = process
         self.checkpoints = checkpoints
+        self.announce = reporter.message  # for what any process may have to say
         self.reporter = reporter if process.is_main else SilentReporter()
         self.tracker = tracker if process.is_main else None
         self.trained = parts.step
         self.optimizer = parts.optimizer
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.steps_per_epoch = parts.batches.sampler.steps_per_epoch
         self.history: list[Row] = []
         self.step = 0
-        self.speed = math.nan
+        self.means = Means()
+        self.skipped_in_row = 0
+        self.speed = Speed(self.config.batch_size)
 
     @property
     def total_steps(self) -> int:
@@ -126,37 +150,46 @@ class Run:
 
     def resume(self) -> None:
         """Go on from the newest checkpoint of this very run that can be read, if there is one."""
-        for folder in newest_first(self.checkpoints):
-            try:
-                self.step, self.history = restore(folder, self.trained, self.optimizer)
-            except DataError as error:
-                self.reporter.message(f"{error.what}; trying the checkpoint before it")
-                continue
-            self.reporter.message(f"resuming at step {self.step} of {self.total_steps}")
+        name = self.process.from_main("resumed", self._newest() if self.process.is_main else None)
+        if not name:
             return
+        saved = restore(self.checkpoints / name, self.trained, self.optimizer)
+        self.step, self.history = saved["step"], saved["history"]
+        self.means = Means(saved["sums"], saved["counted"], saved["skipped"])
+        self.skipped_in_row = saved["skipped_in_row"]
+        self.reporter.message(f"resuming at step {self.step} of {self.total_steps}")
 
     def restart(self) -> None:
         """Forget the checkpoints of this very run."""
         if self.process.is_main:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
-        self.process.barrier()
+        self.process.meet("restarted")
 
-    def fit(self) -> None:
-        """Train until the last step, a checkpoint every few epochs."""
-        module: nn.Module = self.trained
-        if self.process.world > 1:
-            module = DistributedDataParallel(self.trained)
+    def fit(self, profile: Path | None = None) -> None:
+        """Train until the last step or a signal."""
+        module: nn.Module = self.trained if self.process.world == 1 else replicate(self.trained)
+        gradients = Gradients(module, self.trained, self.config)
         if self.tracker is not None:
             self.tracker.log_params(self.settings.to_json())
         for row in self.history:  # of a resumed run: its curves are whole wherever they are logged
             self._log(row)
-        with self.reporter.bar("training", self.total_steps) as bar:
-            bar.advance(self.step)
-            while self.step < self.total_steps:
-                row = self._epoch(module, bar)
-                self.history.append(row)
-                self._log(row)
-                self._checkpoint()
+        main = profile if self.process.is_main else None
+        with (
+            stop_requests() as stop,
+            CheckpointWriter(self.checkpoints, self.config.keep_checkpoints) as writer,
+            Watchdog(self.process, self.config.stall_seconds, self.announce) as watchdog,
+            trace(main) as profiled,
+        ):
+            loop = _Loop(self, gradients, writer, watchdog, stop, profiled)
+            try:
+                loop.run()
+            except RuntimeError as error:
+                if problem := watchdog.explain():
+                    raise problem from error
+                raise
+        if main is not None and not main.exists():
+            self.reporter.message("no profile: there were too few steps")
+        gather_parameters(self.trained)
 
     def finish(self, output: Path) -> TrainResult:
         """Write the model folder and drop the checkpoints.
@@ -182,90 +215,180 @@ class Run:
             self.checkpoints.parent.rmdir()
         return TrainResult(output, sha256_tree(output), self.history[-1])
 
-    def _epoch(self, module: nn.Module, bar: Bar) -> Row:
-        started = time.monotonic()
-        first = self.step
-        last = min(self.total_steps, (first // self.steps_per_epoch + 1) * self.steps_per_epoch)
-        sums: dict[str, Tensor] = {}
-        module.train()
-        for batch in self.parts.batches.between(first, last):
-            terms = self._train_step(module, batch)
-            self.step += 1
-            for name, term in terms.items():
-                sums[name] = sums.get(name, 0) + term.detach()
-            bar.advance(1, **self._shown(sums, first, started))
-        means = {name: float(reported_mean(total)) / (last - first) for name, total in sums.items()}
-        self._require_finite(means)
-        self.speed = (last - first) * self.config.batch_size / (time.monotonic() - started)
-        return {
-            "epoch": last // self.steps_per_epoch,
-            "step": last,
-            **means,
-            "learning_rate": self._learning_rate(last - 1, self.config.learning_rate),
-            **self._validate(),
-        }
-
-    def _train_step(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        device = self.process.device
-        # Dropout differs from step to step and from process to process, and is the same after a resume.
-        torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 4099 + self.process.rank)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(self.step, group["initial_lr"])
-        targets = Targets(
-            batch.labels.to(device),
-            batch.masks.to(device),
-            batch.has_mask.to(device),
-            batch.tokens.to(device),
-            None if batch.regions is None else batch.regions.to(device),
-        )
-        terms: dict[str, Tensor] = module(batch.images.to(device), targets, self.step / self.total_steps)
-        self.optimizer.zero_grad(set_to_none=True)
-        terms["loss"].backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.clip_norm)
-        if not torch.isfinite(norm):
-            raise MeglError(
-                f"the gradient is not finite at step {self.step}",
-                where="batch " + ", ".join(batch.ids[:8]) + ("..." if len(batch.ids) > 8 else ""),
-                fix="lower train.learning_rate, or look at these images",
-            )
-        self.optimizer.step()
-        return terms
-
-    def _learning_rate(self, step: int, peak: float) -> float:
+    def learning_rate(self, step: int, peak: float) -> float:
         return one_cycle(step, self.total_steps, peak, self.config.warmup)
 
-    def _shown(self, sums: dict[str, Tensor], first: int, started: float) -> dict[str, float]:
-        done = self.step - first
-        if done % 5:
-            return {}
-        speed = done * self.config.batch_size / (time.monotonic() - started)
-        return {"loss": float(sums["loss"]) / done, "images/s": round(speed)}
+    def end_epoch(self, tick: Callable[[], None]) -> Row:
+        """Complete the history with the epoch that ends here."""
+        speed = self.speed.of_epoch()
+        row = {
+            "epoch": self.step // self.steps_per_epoch,
+            "step": self.step,
+            **self.means.share(),
+            "learning_rate": self.learning_rate(self.step - 1, self.config.learning_rate),
+        }
+        if self.parts.validation is not None:
+            rank, world = self.process.rank, self.process.world
+            row |= check_progress(self.trained.model, self.parts.validation, rank, world, tick)
+        self.means = Means()
+        self.history.append(row)
+        self._log(row, speed)
+        self.speed.start()
+        return row
 
-    def _require_finite(self, means: Row) -> None:
-        if wrong := [name for name, value in means.items() if not math.isfinite(value)]:
-            raise MeglError(f"the loss is not finite: {', '.join(wrong)}", fix="lower train.learning_rate")
+    def state(self) -> dict[str, Any]:
+        """Of a checkpoint, beside its tensors; every process must call it."""
+        return {
+            "history": list(self.history),
+            "processes": self.process.world,
+            "skipped_in_row": self.skipped_in_row,
+            **self.means.state(),
+        }
 
-    def _validate(self) -> Row:
-        if self.parts.validation is None or not self.process.is_main:
-            return {}
-        return check_progress(self.trained.model, self.parts.validation)
+    def _newest(self) -> str | None:
+        for folder in newest_first(self.checkpoints):
+            try:
+                check(folder)
+            except DataError as error:
+                self.reporter.message(f"{error.what}; trying the checkpoint before it")
+                continue
+            return folder.name
+        return None
 
-    def _log(self, row: Row) -> None:
+    def _log(self, row: Row, speed: float = math.nan) -> None:
         if self.tracker is not None:
             metrics = {name: value for name, value in row.items() if name != "step"}
-            if row["step"] == self.step and math.isfinite(self.speed):
-                metrics["images_per_second"] = self.speed
+            if math.isfinite(speed):
+                metrics["images_per_second"] = speed
             self.tracker.log_metrics(metrics, int(row["step"]))
 
-    def _checkpoint(self) -> None:
-        epoch = self.step // self.steps_per_epoch
-        if self.process.is_main and epoch % self.config.checkpoint_every == 0:
-            save_checkpoint(
-                self.checkpoints,
-                self.trained,
-                self.optimizer,
-                step=self.step,
-                history=self.history,
-                keep=self.config.keep_checkpoints,
-            )
-        self.process.barrier()
+
+class _Loop:
+    """The steps of a run, from where it stands."""
+
+    def __init__(
+        self,
+        run: Run,
+        gradients: Gradients,
+        writer: CheckpointWriter,
+        watchdog: Watchdog,
+        stop: StopRequest,
+        profiled: Callable[[], None],
+    ) -> None:
+        self._run = run
+        self._config = run.config
+        self._process = run.process
+        self._gradients = gradients
+        self._writer = writer
+        self._watchdog = watchdog
+        self._stop = stop
+        self._profiled = profiled
+        self._signal = 0  # that some process received
+
+    def run(self) -> None:
+        run = self._run
+        batches = run.parts.batches.between(run.step, run.total_steps)
+        run.trained.train()
+        with run.reporter.bar("training", run.total_steps) as bar:
+            bar.advance(run.step)
+            run.speed.start()
+            while run.step < run.total_steps:
+                self._watchdog.at("loading", run.step)
+                batch = next(batches)
+                self._watchdog.at("computing", run.step)
+                is_due = self._step(batch)
+                run.step += 1
+                ends_epoch = run.step % run.steps_per_epoch == 0
+                run.speed.count()
+                bar.advance(1, **self._shown(is_last=ends_epoch))
+                if ends_epoch:
+                    self._end_epoch()
+                self._profiled()
+                if self._signal:
+                    self._save_and_leave()
+                if is_due and run.step < run.total_steps:
+                    self._save()
+
+    def _step(self, batch: Batch) -> bool:
+        """Train on a batch; returns whether a checkpoint is due."""
+        run = self._run
+        for group in run.optimizer.param_groups:
+            group["lr"] = run.learning_rate(run.step, group["initial_lr"])
+        skips = self._config.on_nan == "skip"
+        buffers = [buffer.clone() for buffer in run.trained.buffers()] if skips else []
+        images, targets = to_device(batch, self._process.device)
+        run.optimizer.zero_grad(set_to_none=True)
+        terms = self._gradients.compute(images, targets, run.step / run.total_steps, self._seed)
+        norm = clip_gradients(run.parameters, self._config.clip_norm)
+        loss_is_bad, norm_is_bad, is_due, stop = self._agree(terms["loss"], norm)
+        self._signal = int(stop)
+        if not (loss_is_bad or norm_is_bad):
+            run.optimizer.step()
+            run.means.add(terms)
+            run.skipped_in_row = 0
+        elif skips and run.skipped_in_row < self._config.max_skipped:
+            restore_buffers(run.trained, buffers)
+            run.means.skip()
+            run.skipped_in_row += 1
+        else:
+            self._refuse(batch, terms["loss"], "loss" if loss_is_bad else "gradient")
+        return bool(is_due)
+
+    def _agree(self, loss: Tensor, norm: Tensor) -> list[float]:
+        """Of any process: whether loss and gradient are bad, whether a checkpoint is due, and a signal."""
+        bad = torch.stack([~loss.isfinite(), ~norm.isfinite()]).float()
+        is_due = self._process.is_main and self._writer.age >= self._config.checkpoint_seconds
+        return self._process.agree(bad, [float(is_due), float(self._stop.number)])
+
+    def _refuse(self, batch: Batch, loss: Tensor, what: str) -> None:
+        """Name the images of the processes whose own loss is bad; where none is, all of the step."""
+        found = self._process.gather((not bool(loss.isfinite()), batch.ids))
+        ids = [name for is_bad, names in found if is_bad for name in names]
+        ids = ids or [name for _, names in found for name in names]
+        more = f" and {len(ids) - _MAX_NAMED} more" if len(ids) > _MAX_NAMED else ""
+        fix = "lower train.learning_rate, or look at these images"
+        if self._config.on_nan == "stop":
+            fix += "; train.on_nan=skip goes on without such steps"
+        raise MeglError(
+            f"the {what} is not finite at step {self._run.step}"
+            + (f", nor in the {self._run.skipped_in_row} steps before" if self._run.skipped_in_row else ""),
+            where="batch " + ", ".join(ids[:_MAX_NAMED]) + more,
+            fix=fix,
+        )
+
+    def _end_epoch(self) -> None:
+        run = self._run
+        self._watchdog.at("validating", run.step)
+        row = run.end_epoch(lambda: self._watchdog.at("validating", run.step))
+        run.trained.train()
+        self._watchdog.log(f"epoch {row['epoch']:.0f}: loss {row.get('loss', math.nan):.4g}")
+
+    def _save_and_leave(self) -> None:
+        self._save()
+        self._writer.wait()
+        self._process.meet("stopped")
+        self._run.reporter.message(f"stopped by a signal; saved at step {self._run.step}")
+        leave(self._signal)
+
+    def _save(self) -> None:
+        """Hand a copy of the run to the writer; every process takes part."""
+        run = self._run
+        self._watchdog.at("saving", run.step)
+        state = run.state()
+        if self._process.is_main or self._config.shard != "none":
+            snapshot = take_snapshot(run.trained, run.optimizer, run.step, state)
+            if self._process.is_main:
+                self._writer.submit(snapshot)
+        self._watchdog.log(f"checkpoint at step {run.step}")
+
+    def _shown(self, *, is_last: bool) -> dict[str, Any]:
+        """What stands beside the progress bar, now and then: to read a loss is to wait for the device."""
+        run = self._run
+        if not (is_last or run.speed.is_due()):
+            return {}
+        return run.means.shown() | run.speed.shown(run.total_steps - run.step)
+
+    def _seed(self, part: int) -> None:
+        """Dropout differs between steps, processes and parts; a resumed run repeats it."""
+        sequence = np.random.SeedSequence([self._config.seed, self._run.step, self._process.rank, part])
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)))

@@ -18,13 +18,31 @@ from megl_core.data.sampling import QuotaSampler
 from megl_core.data.tokenizer import Tokenizer, WordTokenizer
 from megl_core.errors import ConfigError, DataError
 from megl_core.files import sha256_json
+from megl_core.models.attribution import BY_GRADIENT
 from megl_core.models.checkpoints import checkpoint_digest
 from megl_core.models.megl import MEGL
 from megl_core.objectives.consistency import reference_statistics
 from megl_core.objectives.masks import pool_masks
 from megl_core.objectives.objective import Objective
+from megl_core.training.batch_norm import share_batch_norm
 from megl_core.training.distributed import Process
+from megl_core.training.sharding import is_sharded, shard_decoder
 from megl_core.training.step import TrainingStep
+
+HOW = frozenset(
+    {
+        "cache_images",
+        "checkpoint_seconds",
+        "device",
+        "keep_checkpoints",
+        "max_skipped",
+        "num_threads",
+        "on_nan",
+        "shard",
+        "stall_seconds",
+    }
+)
+"""Settings of `train` that say how a run is done, not what it is: they may change when it goes on."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +56,11 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name).model_dump(mode="json") for name in ("model", "objective", "train")}
 
+    def identity(self) -> dict[str, Any]:
+        """What a run must have in common with its checkpoints."""
+        tree = self.to_json()
+        return {**tree, "train": {key: value for key, value in tree["train"].items() if key not in HOW}}
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -45,7 +68,8 @@ class Parts:
 
     Attributes:
         checkpoints: SHA-256 of the pretrained parts, by `backbone` and `decoder`.
-        fingerprint: SHA-256 over all that decides the result; the same run has the same one.
+        fingerprint: SHA-256 over all that decides the result, but for rounding: the same run has the same
+            one on any device and any number of processes.
         validation: pixels of the split `val`; None where the data has none.
     """
 
@@ -63,12 +87,12 @@ def build(data: Path, settings: Settings, process: Process, code: str) -> Parts:
 
     Raises:
         DataError: too few training rows for a batch.
-        ConfigError: too small a batch for the number of processes.
+        ConfigError: too small a batch for the number of processes, or settings that exclude each other.
     """
     config = settings.train
     info = read_info(data)
     rows = PackedDataset(data, TRAIN)
-    _check_batch(len(rows), config.batch_size, process.world, data)
+    _check_batch(len(rows), config, process.world, data)
     torch.manual_seed(config.seed)
     tokenizer = _tokenizer(rows, settings)
     model = MEGL(settings.model, info.labels, tokenizer).to(process.device)
@@ -88,7 +112,8 @@ def build(data: Path, settings: Settings, process: Process, code: str) -> Parts:
     )
     reference = _reference(rows, settings.objective.consistency_kind, cells, len(info.labels))
     objective = Objective(settings.objective, reference, model.image_size // model.map_size)
-    step = TrainingStep(model, objective).to(process.device)
+    step = TrainingStep(model, objective, getattr(torch, config.precision)).to(process.device)
+    _prepare(step, config, process)
     checkpoints = _checkpoint_digests(settings.model)
     return Parts(
         data_digest=info.digest,
@@ -99,8 +124,7 @@ def build(data: Path, settings: Settings, process: Process, code: str) -> Parts:
                 "code": code,
                 "data": info.digest,
                 "labels": info.labels,
-                "processes": process.world,
-                **settings.to_json(),
+                **settings.identity(),
             }
         ),
         step=step,
@@ -119,17 +143,42 @@ def _checkpoint_digests(config: ModelConfig) -> dict[str, str]:
     return {part: checkpoint_digest(path) for part, path in paths.items() if path is not None}
 
 
-def _check_batch(num_rows: int, batch_size: int, world: int, data: Path) -> None:
-    if num_rows < batch_size:
+def _prepare(step: TrainingStep, config: TrainConfig, process: Process) -> None:
+    """Make a step ready for compilation and for several processes."""
+    if config.compile:
+        _compile(step)
+    if process.world > 1:
+        share_batch_norm(step)
+        if config.shard == "decoder":
+            shard_decoder(step.model, process)
+
+
+def _compile(step: TrainingStep) -> None:
+    """Compile what takes the time. Map and losses are small, and some need gradients of gradients."""
+    if step.objective.needs_pixels or step.model.config.saliency in BY_GRADIENT:
+        raise ConfigError(
+            "torch.compile has no gradients of gradients",
+            where="train.compile",
+            fix="set train.compile=false, or choose a closed-form model.saliency and an alignment of maps",
+        )
+    step.model.backbone.compile()
+    language_model = getattr(getattr(step.model, "decoder", None), "language_model", None)
+    if language_model is not None:
+        language_model.compile()
+
+
+def _check_batch(num_rows: int, config: TrainConfig, world: int, data: Path) -> None:
+    if num_rows < config.batch_size:
         raise DataError(
-            f"{num_rows} training rows do not fill a batch of {batch_size}",
+            f"{num_rows} training rows do not fill a batch of {config.batch_size}",
             where=str(data),
             fix="lower train.batch_size or add data",
         )
-    if batch_size < world:
+    if config.batch_size < world * config.accumulate:
         raise ConfigError(
-            f"a batch of {batch_size} leaves some of {world} processes without an image",
-            fix="raise train.batch_size or start fewer processes",
+            f"a batch of {config.batch_size} leaves some of {world} processes x {config.accumulate} "
+            "micro-batches without an image",
+            fix="raise train.batch_size, lower train.accumulate or start fewer processes",
         )
 
 
@@ -179,13 +228,13 @@ def _regions(rows: PackedDataset, config: ObjectiveConfig, cells: Tensor, side: 
 def _optimizer(step: TrainingStep, config: TrainConfig) -> AdamW:
     """AdamW over what is trained; `initial_lr` of a group is the peak of its schedule."""
     rates = [config.learning_rate, config.decoder_learning_rate or config.learning_rate]
-    groups: list[list[Tensor]] = [[], []]
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}  # sharded tensors keep to themselves
     for name, parameter in step.named_parameters():
         if parameter.requires_grad:
             differs = config.decoder_learning_rate is not None and name.startswith("model.decoder.")
-            groups[differs].append(parameter)
+            groups.setdefault((differs, is_sharded(parameter)), []).append(parameter)
     return AdamW(
-        [{"params": group, "initial_lr": rate} for group, rate in zip(groups, rates, strict=True) if group],
+        [{"params": group, "initial_lr": rates[differs]} for (differs, _), group in sorted(groups.items())],
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
     )

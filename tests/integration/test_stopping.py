@@ -40,7 +40,9 @@ def megl(*arguments: object, folder: Path) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def stop(process: "subprocess.Popen[str]", ready: Callable[[], bool]) -> list[psutil.Process]:
+def stop(
+    process: "subprocess.Popen[str]", ready: Callable[[], bool], *, has_children: bool = True
+) -> list[psutil.Process]:
     """Send SIGTERM once `ready`; returns the processes that outlive the command."""
     for _ in range(600):
         if ready():
@@ -48,7 +50,7 @@ def stop(process: "subprocess.Popen[str]", ready: Callable[[], bool]) -> list[ps
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.1)
     children = psutil.Process(process.pid).children(recursive=True)
-    assert children
+    assert bool(children) == has_children
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
     _, alive = psutil.wait_procs(children, timeout=5)
@@ -64,10 +66,26 @@ def test_a_stopped_pipeline_leaves_no_step_running(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("w/datasets/scenes"))
 
 
-def test_processes_of_a_stopped_training_end_with_it(packed: Path, tmp_path: Path) -> None:
-    settings = ["--set=train.epochs=500", "--set=train.batch_size=16", "--no-track", "-o", tmp_path / "model"]
-    with megl("train", packed, "-n", 2, *settings, folder=tmp_path) as process:
-        assert not stop(process, lambda: any(tmp_path.glob("model.checkpoints/*/step-*")))
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_stopped_training_is_saved_and_leaves_no_process(
+    packed: Path, tmp_path: Path, processes: int
+) -> None:
+    settings = [
+        "train.epochs=500",
+        "train.batch_size=16",
+        "train.checkpoint_seconds=0.5",
+        "train.keep_checkpoints=1",
+    ]
+    options = [f"--set={setting}" for setting in settings] + ["--no-track", "-o", tmp_path / "model"]
+
+    def checkpoints() -> list[Path]:
+        return list(tmp_path.glob("model.checkpoints/*/step-*"))
+
+    with megl("train", packed, "-n", processes, *options, folder=tmp_path) as process:
+        assert not stop(process, lambda: bool(checkpoints()), has_children=processes > 1)
+        assert process.stderr is not None
+        assert "stopped by a signal; saved at step" in process.stderr.read()
+    assert len(checkpoints()) == 1
     assert not (tmp_path / "model").exists()
 
 

@@ -29,7 +29,7 @@ from megl_core.models.grounding import Grounded, ground
 from megl_core.models.language import CausalDecoder, PrefixReading, read_tokenizer
 from megl_core.models.megl import MEGL
 from megl_core.training import train
-from megl_core.training.checkpoint import newest_first, restore, save_checkpoint
+from megl_core.training.checkpoint import newest_first, restore, take_snapshot, write_checkpoint
 from tests.unit.models.language_models import TEXTS, save_gpt2, save_llama, save_mamba
 
 IMAGES = torch.zeros(3, 3, 16, 16, dtype=torch.uint8)  # the hf decoder reads the cells alone
@@ -304,8 +304,8 @@ def test_a_checkpoint_of_training_keeps_adapters_and_ties(gpt2: Path, tmp_path: 
     first, second = model_of(hf(gpt2, **LORA)), model_of(hf(gpt2, **LORA))
     shake(first)
     optimizers = [torch.optim.AdamW(model.parameters()) for model in (first, second)]
-    save_checkpoint(tmp_path, first, optimizers[0], step=3, history=[], keep=1)
-    assert restore(newest_first(tmp_path)[0], second, optimizers[1]) == (3, [])
+    write_checkpoint(tmp_path, take_snapshot(first, optimizers[0], step=3, state={}), keep=1)
+    assert restore(newest_first(tmp_path)[0], second, optimizers[1])["step"] == 3
     assert all(
         torch.equal(one, other) for one, other in zip(first.parameters(), second.parameters(), strict=True)
     )

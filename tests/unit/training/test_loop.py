@@ -1,8 +1,9 @@
 """A run, stopped and resumed, against a run that was left alone."""
 
 import json
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ SMALL_MODEL = ModelConfig(
     backbone=BackboneConfig(widths=[8, 16], depths=[1, 1]),
     decoder=DecoderConfig(width=16),
 )
-CONFIG = TrainConfig(epochs=4, batch_size=16, checkpoint_every=1, max_shift=1)
+CONFIG = TrainConfig(epochs=4, batch_size=16, checkpoint_seconds=0, max_shift=1)
 
 
 class Recorder:
@@ -89,12 +90,15 @@ def test_a_resumed_run_ends_with_the_same_weights(
     assert not (tmp_path / "stopped").exists()
     resumed = Recorder()
     run(packed, tmp_path / "stopped", config, objective, tracker=resumed)
-    assert "resuming at step 6 of 12" in capsys.readouterr().err
+    assert "resuming at step 8 of 12" in capsys.readouterr().err
     assert [step for step, _ in resumed.metrics] == [3, 6, 9, 12]  # the curves are whole
     whole = load_file(tmp_path / "whole" / "model.safetensors")
     again = load_file(tmp_path / "stopped" / "model.safetensors")
     assert whole.keys() == again.keys()
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+    # An epoch that was cut in two has the means of a whole one.
+    histories = [read_json(tmp_path / name / "training.json")["history"] for name in ("whole", "stopped")]
+    assert histories[0] == histories[1]
 
 
 def test_a_checkpoint_of_other_settings_is_not_resumed(
@@ -108,18 +112,29 @@ def test_a_checkpoint_of_other_settings_is_not_resumed(
     assert [step for step, _ in other.metrics] == [3, 6, 9, 12]
 
 
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut_short, flip_a_bit, Path.unlink])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None]
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(packed, tmp_path / "model", tracker=Recorder(stop_after=2))
     newest = max((tmp_path / "model.checkpoints").glob("*/*"))
     weights = newest / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
+    damage(weights)
     run(packed, tmp_path / "model")
     shown = capsys.readouterr().err
-    assert "step-00000006 cannot be read" in shown
-    assert "resuming at step 3 of 12" in shown
+    assert "step-00000008 cannot be read" in shown
+    assert "resuming at step 7 of 12" in shown
 
 
 @pytest.mark.parametrize("change", ["code", "labels"])
@@ -141,7 +156,7 @@ def test_only_the_newest_checkpoints_are_kept(packed: Path, tmp_path: Path) -> N
     config = CONFIG.model_copy(update={"keep_checkpoints": 1})
     with pytest.raises(KeyboardInterrupt):
         run(packed, tmp_path / "model", config, tracker=Recorder(stop_after=2))
-    assert [path.name for path in (tmp_path / "model.checkpoints").glob("*/*")] == ["step-00000006"]
+    assert [path.name for path in (tmp_path / "model.checkpoints").glob("*/*")] == ["step-00000008"]
 
 
 def test_the_same_seed_gives_the_same_model_and_another_seed_another(packed: Path, tmp_path: Path) -> None:
@@ -163,7 +178,7 @@ def test_a_restarted_run_forgets_its_checkpoints(
         with pytest.raises(KeyboardInterrupt):
             run(packed, tmp_path / "model", tracker=Recorder(stop_after=2), resume=False)
         kept = (tmp_path / "model.checkpoints").glob("*/*")
-        assert sorted(path.name for path in kept) == ["step-00000003", "step-00000006"]
+        assert sorted(path.name for path in kept) == ["step-00000007", "step-00000008"]
     assert "resuming" not in capsys.readouterr().err
 
 
@@ -204,3 +219,16 @@ def test_progress_tells_loss_and_speed(
     assert "24/24" in shown
     assert "loss" in shown
     assert "images/s" in shown
+    assert "visual" in shown
+    assert "left 0:00" in shown
+    assert re.search(r"memory \d+\.\d GB", shown)
+
+
+def test_a_profile_is_a_chrome_trace_of_a_few_steps(packed: Path, tmp_path: Path) -> None:
+    run(packed, tmp_path / "model", profile=tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    names = {event["name"] for event in events}
+    assert "Optimizer.step#AdamW.step" in names
+    assert {f"ProfilerStep#{number}" for number in (3, 7)} <= names
+    assert "ProfilerStep#9" not in names
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
