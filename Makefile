@@ -119,6 +119,10 @@ compile-check: setup ## Fail if the compiled pipeline is stale
 benchmark-method: setup ## Measure the method, its parts and its rivals (ARGS=--full: all of it, hours)
 	$(BIN)/python -m benchmarks.method $(ARGS)
 
+.PHONY: benchmark-photos
+benchmark-photos: setup ## Measure the method on photographs, hours (DATA=folder of the sets, ARGS=--help: the rest)
+	$(BIN)/python -m benchmarks.photos $(if $(DATA),--data "$(DATA)") $(ARGS)
+
 .PHONY: clean
 clean: ## Delete .venv and the caches; the workspace stays, it holds your models
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache
