@@ -192,13 +192,10 @@ def open_history(client: "MlflowClient", name: str) -> History:
         except MlflowException as error:
             if error_code(error) != EXISTS:
                 raise
-            faster = recorded_run(client, name)
-            if faster is None:  # a model that others registered
-                client.set_registered_model_tag(name, HISTORY_TAG, run_id)
-            elif faster != run_id:
-                if not earlier:
-                    client.delete_run(run_id)
-                run_id = faster
+            mine = run_id
+            run_id = recorded_run(client, name) or _adopt(client, name, mine)
+            if run_id != mine and not earlier:
+                client.delete_run(mine)
     return History(client, name, run_id)
 
 
@@ -283,6 +280,26 @@ def _create_run(client: "MlflowClient", name: str) -> str:
     run = client.create_run(_experiment(client), run_name=name, tags=tags)
     client.set_terminated(run.info.run_id)
     return str(run.info.run_id)
+
+
+def _adopt(client: "MlflowClient", name: str, run_id: str) -> str:
+    """Give a model that others registered its record; returns the run that became it.
+
+    Of several processes that begin a record at once one wins: the name of an experiment can be taken only
+    once, and its tags come with it.
+    """
+    from mlflow.exceptions import MlflowException
+
+    claim = f"{EXPERIMENT}/{name}"
+    try:
+        root = artifact_root(client.tracking_uri)
+        client.create_experiment(claim, artifact_location=root, tags={HISTORY_TAG: run_id})
+    except MlflowException as error:
+        if error_code(error) != EXISTS:
+            raise
+        run_id = client.get_experiment_by_name(claim).tags[HISTORY_TAG]
+    client.set_registered_model_tag(name, HISTORY_TAG, run_id)
+    return run_id
 
 
 def _experiment(client: "MlflowClient") -> str:

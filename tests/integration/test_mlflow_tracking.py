@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from typer.testing import CliRunner
 
+from megl_core.cli.sync import app
 from megl_core.config import RegistryConfig
 from megl_core.errors import ConfigError, UnavailableError
 from megl_core.registry import tracking
@@ -204,7 +206,7 @@ def test_metrics_of_an_outage_arrive_after_it(
     history = MlflowClient(line.uri).get_metric_history(tracker.run_id, "loss")
     assert [(point.step, point.value) for point in history] == [(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.5)]
     assert read_run(line.uri, tracker.run_id).info.status == "FINISHED"
-    assert capsys.readouterr().err.count("metrics are kept and sent later") == 1
+    assert capsys.readouterr().err.count("what it did not get is sent later") == 1
 
 
 @pytest.mark.service
@@ -219,6 +221,41 @@ def test_an_outage_until_the_end_costs_warnings_and_no_training(
         tracker.set_tags({"a": "b"})
         trained.append("model")
     assert trained == ["model"]
-    assert "2 metrics of run" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"what run {tracker.run_id} could not send waits in {tmp_path / 'outbox'}: megl train sync" in said
     line.faults.clear()
     assert read_run(line.uri, tracker.run_id).info.status == "RUNNING"
+
+
+@pytest.mark.service
+@pytest.mark.parametrize("how", ["sync", "next run"])
+def test_what_an_outage_kept_back_is_sent_later(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    (tmp_path / "report.html").write_text("<p>well</p>")
+    config = RegistryConfig(tracking_uri=line.uri)
+    with start_run(config, tmp_path, system_metrics=False) as tracker:
+        tracker.log_metrics({"loss": 3.0}, 1)
+        line.faults["."] = 503
+        tracker.log_metrics({"loss": 2.0}, 2)
+        tracker.set_tags({"a": "b"})
+        tracker.log_artifacts(tmp_path / "report.html", "reports")
+    (tmp_path / "report.html").unlink()
+    command = ["--workspace", str(tmp_path), "--set", f"registry.tracking_uri={line.uri}"]
+    told = CliRunner().invoke(app, command)
+    assert isinstance(told.exception, UnavailableError)
+    line.faults.clear()
+    if how == "sync":
+        told = CliRunner().invoke(app, command)
+        assert told.exit_code == 0, told.output
+    else:
+        with start_run(config, tmp_path, system_metrics=False):
+            pass
+    run = read_run(line.uri, tracker.run_id)
+    assert (run.info.status, run.data.tags["a"]) == ("FINISHED", "b")
+    history = MlflowClient(line.uri).get_metric_history(tracker.run_id, "loss")
+    assert [(point.step, point.value) for point in history] == [(1, 3.0), (2, 2.0)]
+    (report,) = MlflowClient(line.uri).list_artifacts(tracker.run_id, "reports")
+    assert report.path == "reports/report.html"
+    assert list((tmp_path / "outbox").iterdir()) == []

@@ -19,7 +19,7 @@ from megl_core.errors import ConfigError, GateError, IntegrityError, MeglError
 from megl_core.files import sha256_file
 from megl_core.registry.fetching import artifacts_of
 from megl_core.registry.gate import GateRow
-from megl_core.registry.history import find_history
+from megl_core.registry.history import find_history, record_runs
 from megl_core.registry.models import (
     Stage,
     approve,
@@ -392,6 +392,7 @@ def test_two_processes_begin_one_record(name: str, mlflow_server: MLflowServer) 
     for racer in racers:
         racer.join(timeout=120)
         assert racer.exitcode == 0
+    assert len(record_runs(MlflowClient(mlflow_server.uri), model)) == 1
     first, *moves = actions(model, mlflow_server.uri)
     assert first == ("adopt", 1)
     assert sorted(moves) == [("promote", 2), ("promote", 3)]

@@ -22,7 +22,7 @@ QUICK = changed(
     [
         "train.epochs=2",
         "train.batch_size=16",
-        "train.checkpoint_seconds=0.5",
+        "train.checkpoint_seconds=0",
         "model.backbone.widths=[4,8]",
         "model.backbone.depths=[1,1]",
         "model.decoder.name=none",
