@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
 from megl_core import MEGL
@@ -80,11 +81,8 @@ def test_changed_bytes_are_refused(
     model = make_model(3)
     model.register("changed", sqlite_uri, run_id)
     root = Path(str(artifact_root(sqlite_uri)).removeprefix("file://"))
-    (weights,) = [
-        path
-        for path in root.rglob("model.safetensors")
-        if path.read_bytes() == (model.folder / "model.safetensors").read_bytes()
-    ]
+    stored = MlflowClient(sqlite_uri).get_model_version("changed", "1").source.removeprefix("models:/")
+    (weights,) = [path for path in root.rglob("model.safetensors") if stored in path.parts]
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
