@@ -7,7 +7,7 @@ imported here, after the defaults below are set, and in functions only.
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -31,7 +31,9 @@ _TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 _SQLITE = "sqlite:///"
 _PACKAGES = frozenset({"mlflow", "requests", "urllib3", "sqlalchemy", "boto3", "botocore"})
 _POOL = re.compile(r"HTTPS?ConnectionPool\(.*?Max retries exceeded with url: \S+ ")  # noise before the cause
+_FASTER = re.compile(r"IntegrityError|UniqueViolation")  # as SQLite, MySQL and PostgreSQL say it
 _MAX_MESSAGE = 300
+_ATTEMPTS = 5
 
 
 def connect(uri: str) -> "MlflowClient":
@@ -71,6 +73,23 @@ def describe(error: BaseException) -> str:
     """An error of MLflow in one line, short and without credentials."""
     text = _POOL.sub("", " ".join(redact(str(error)).split()))
     return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "..."
+
+
+def overwrite(write: Callable[..., None], *arguments: str) -> None:
+    """Set a tag or an alias that others may be setting, too: the last one counts.
+
+    MLflow looks whether there is one and adds it if not; of two that do so at once the slower gets an error
+    of the database, and finds the other's when it tries again.
+    """
+    from mlflow.exceptions import MlflowException
+
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            write(*arguments)
+            break
+        except MlflowException as error:
+            if attempt == _ATTEMPTS or not _FASTER.search(str(error)):
+                raise
 
 
 @contextlib.contextmanager

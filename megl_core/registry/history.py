@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from megl_core.errors import ConfigError, IntegrityError, UnavailableError
 from megl_core.files import canonical_json
 from megl_core.redaction import redact
-from megl_core.registry.connection import artifact_root, error_code
+from megl_core.registry.connection import artifact_root, error_code, overwrite
 from megl_core.registry.vocabulary import EXISTS, MISSING, parse_name
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class History:
     def _anchor(self) -> None:
         """Name the last entry elsewhere, for a chain does not show that its end was cut off."""
         tag = f"{len(self.entries)} {self.head}"
-        self._client.set_registered_model_tag(self.name, HEAD_TAG, tag)
+        overwrite(self._client.set_registered_model_tag, self.name, HEAD_TAG, tag)
 
     def _content(self, draft: Draft, actor: str) -> str:
         if len(draft.reason) > _MAX_REASON:
@@ -298,7 +298,7 @@ def _adopt(client: "MlflowClient", name: str, run_id: str) -> str:
         if error_code(error) != EXISTS:
             raise
         run_id = client.get_experiment_by_name(claim).tags[HISTORY_TAG]
-    client.set_registered_model_tag(name, HISTORY_TAG, run_id)
+    overwrite(client.set_registered_model_tag, name, HISTORY_TAG, run_id)
     return run_id
 
 

@@ -18,7 +18,7 @@ from megl_core.progress import get_reporter
 from megl_core.provenance.signing import Verifier
 from megl_core.redaction import redact
 from megl_core.registry.adoption import open_record
-from megl_core.registry.connection import connect, error_code, mlflow_errors
+from megl_core.registry.connection import connect, error_code, mlflow_errors, overwrite
 from megl_core.registry.fetching import fetch_model
 from megl_core.registry.history import Draft, Entry, History, current_actor, find_history
 from megl_core.registry.state import RegistryState, entries_until, state_of
@@ -267,7 +267,7 @@ def _project(client: "MlflowClient", name: str, entries: Sequence[Entry]) -> boo
     for number in sorted(versions, key=lambda number: number != state.production):
         behind |= _set_stage(client, versions[number], state.stage_of(number))
         if number in forced and versions[number].tags.get(FORCED_TAG) != forced[number]:
-            client.set_model_version_tag(name, str(number), FORCED_TAG, forced[number])
+            overwrite(client.set_model_version_tag, name, str(number), FORCED_TAG, forced[number])
     return _set_aliases(client, name, state, set(versions)) or behind
 
 
@@ -287,7 +287,7 @@ def _set_stage(client: "MlflowClient", version: "ModelVersion", stage: Stage) ->
                     raise
     if version.tags.get(STAGE_TAG, Stage.NONE) == stage:
         return False
-    client.set_model_version_tag(version.name, version.version, STAGE_TAG, stage)
+    overwrite(client.set_model_version_tag, version.name, version.version, STAGE_TAG, stage)
     return True
 
 
@@ -299,7 +299,7 @@ def _set_aliases(client: "MlflowClient", name: str, state: RegistryState, existi
         holder = state.holder_of(stage)
         for alias in aliases:
             if holder in existing and current.get(alias) != str(holder):
-                client.set_registered_model_alias(name, alias, str(holder))
+                overwrite(client.set_registered_model_alias, name, alias, str(holder))
                 behind = True
             elif holder is None and alias in current:
                 client.delete_registered_model_alias(name, alias)
