@@ -123,6 +123,10 @@ benchmark-method: setup ## Measure the method, its parts and its rivals (ARGS=--
 benchmark-photos: setup ## Measure the method on photographs, hours (DATA=folder of the sets, ARGS=--help: the rest)
 	$(BIN)/python -m benchmarks.photos $(if $(DATA),--data "$(DATA)") $(ARGS)
 
+.PHONY: benchmark-training
+benchmark-training: setup ## Measure what training costs beyond a plain classifier (ARGS=--help: the rest)
+	$(BIN)/python -m benchmarks.training $(ARGS)
+
 .PHONY: clean
 clean: ## Delete .venv and the caches; the workspace stays, it holds your models
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache

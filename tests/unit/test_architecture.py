@@ -12,7 +12,7 @@ PACKAGE = REPOSITORY / "megl_core"
 BASE = {"code", "config", "errors", "files", "html", "progress", "redaction"}
 LAYERS = [
     BASE,
-    {"storage"},
+    {"cluster", "storage"},
     {"data", "models", "objectives", "metrics", "explain"},
     {"validation", "training", "evaluation", "provenance"},
     {"registry"},
@@ -23,7 +23,7 @@ MODULES = sorted(path.relative_to(REPOSITORY).as_posix() for path in PACKAGE.rgl
 LIGHT = [
     module
     for module in MODULES
-    if module.startswith(("megl_core/cli/", "megl_core/storage/"))
+    if module.startswith(("megl_core/cli/", "megl_core/cluster/", "megl_core/storage/"))
     or module in {f"megl_core/{name}.py" for name in {*BASE, "__init__"}}
 ]
 
@@ -94,9 +94,15 @@ def test_storage_knows_nobody(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_megl_core_knows_no_pipelines_and_no_cluster(module: str) -> None:
+def test_megl_core_knows_no_pipelines_and_kubernetes_only_where_it_trains_there(module: str) -> None:
     roots = {name.partition(".")[0] for name in imported(REPOSITORY / module)}
-    assert roots.isdisjoint({"kfp", "kubernetes", "components", "pipelines"})
+    assert roots.isdisjoint({"kfp", "components", "pipelines"})
+    assert "kubernetes" not in roots or module.startswith("megl_core/cluster/")
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if "/cluster/" in module])
+def test_the_cluster_knows_the_base_only(module: str) -> None:
+    assert parts_of_megl_core(module) <= {"cluster", "config", "errors", "progress", "redaction"}
 
 
 @pytest.mark.parametrize(

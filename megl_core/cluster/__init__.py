@@ -1,0 +1,1 @@
+"""Training on a Kubernetes cluster: one TrainJob of Kubeflow Trainer, from its creation to its end."""
