@@ -1,0 +1,333 @@
+"""The page of the benchmark of the training: docs/benchmarks/training.md."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.markdown import lines, paragraphs, table
+from benchmarks.timing import Spread, ratios, spread_of
+from benchmarks.training_maps import AUTOGRAD, CLOSED, LOOP
+from benchmarks.training_plan import VARIANTS
+from benchmarks.training_steps import CACHED, DECODER, LOADING, OPERATORS, PLAIN
+from megl_core.files import write_text
+
+STEP_BAR, DECODER_BAR, LOADER_BAR = 1.10, 1.05, 2.0
+OVERHEAD_SHARE, OVERHEAD_SECONDS = 0.10, 10.0
+VISUAL, WRITING = "visual + consistency", "visual + consistency + decoder"
+
+PIPELINE_STEPS = (
+    "ingest",
+    "validate",
+    "pack",
+    "train",
+    "evaluate",
+    "gate",
+    "register",
+    "promote",
+    "report",
+)
+RUNS = {
+    "start/s": "time to first step, s",
+    "evaluation/images/s": "evaluation, images/s",
+    "writing/tokens/s": "writing, tokens/s",
+    "training, plain classifier/memory": "training without our terms, peak memory, MB",
+    "training, all terms/memory": "training with all terms, peak memory, MB",
+    "evaluation/memory": "evaluation, peak memory, MB",
+    "writing/memory": "writing, peak memory, MB",
+}
+
+Measured = Mapping[str, Sequence[float]]
+
+_INTRODUCTION = """\
+What training costs beyond a plain classifier, and what runs around it cost. What is compared was measured
+in turns within one run, so that a machine that is busy, slow or hot at the time disturbs both sides alike:
+the ratios are what counts, the absolute times are those of one machine. Numbers are medians with quartiles
+in brackets. Steps, maps and batches are timed in processor time of one thread, all else by the clock."""
+
+_STEPS = """\
+The *plain classifier* is the same encoder and head with cross-entropy, without anything of ours around it;
+*classifier* is our training step with all terms but cross-entropy off. A step is forward and backward pass,
+clipping and AdamW on a batch of 32 that is at hand. The bar of the decoder is the sum of the plain
+classifier's step and of the decoder's own, on features and maps that are given but get gradients; what the
+visual and consistency terms cost has to fit into it as well. What our terms add are many small operators on
+maps of a few cells: in a profile none of them stands out, and as their number does not depend on the
+encoder, their share falls as it grows."""
+
+_NEAR = """\
+**Near the bars.** At 32 px the ratios lie so close to their bars that runs disagree. Two full runs of this
+section and a shorter one before them, on 2026-11-24 and on a busy machine, found 1.078, 1.099 and, the
+shorter one, 1.093 with visual and consistency terms (bar 1.10), and 1.061, 1.036 and 1.050 with the decoder
+(bar 1.05), in the same order. The first table that follows was the second full run, made to count operators
+as well. Neither bar is therefore safely met at 32 px; at 64 px both are."""
+
+_MAPS = """\
+Features of 2048 channels and 7 x 7 cells, the last stage of a ResNet-50, batch 16, 10 classes. Each
+candidate pools them, applies the head and makes the map of each label; *and backward* sends a loss on the
+map back to features and head. Grad-CAM stands here where it is cheapest: it differentiates the head alone.
+With any layer between features and logits, its second gradient goes through that layer too. The loop adds
+up channel by channel, for the whole batch at once; with a backward pass each of its slices makes a gradient
+as large as the features."""
+
+_RUNS = """\
+Each number from processes of its own, which hold nothing else; memory is the most that a process held, the
+frameworks' code included. Evaluation has its defaults: classification, maps, faithfulness, rationales,
+intervals and the gallery. It leaves out METEOR, BERTScore and CLIPScore, which need Java or other models.
+Rationales are greedy, in batches of up to 128. The time to the first step is that of the command `megl
+train`, all its imports, model and data included, until it tells of progress, which is up to 0.2 s late."""
+
+_PIPELINE = """\
+One run of `make demo` in an empty workspace. A step's own work is what its function takes, imports of the
+frameworks included; outside of it are the start of the pipeline and of a process for each step, KFP's own
+work between two steps, and the end."""
+
+_LOADER = """\
+One epoch over packed images of 32 pixels, three sentences each and a tenth of them with a mask, the next
+batch prepared while one is used. The larger sets name the shards of the smallest several times, so that all
+rows are real ones, and every naming is mapped into memory on its own. *Own* is memory that the process
+allocated, with Python and torch, before and at most while it iterated; *mapped* are pages of files,
+libraries and shards alike, which the kernel may take back at any time. The decoded cache,
+`train.cache_images`, is on by default and grows with the set: one image of 32 pixels takes about 4 kB with
+its mask, one of 224 pixels 200 kB."""
+
+_SCALING = """\
+`megl train` with all terms, in one process and in two through torchrun and gloo: the same global batch of
+32, the rate of the steps from the first progress that was told to the last, validation included. Efficiency
+is the second rate over twice the first: below 0.5, two processes are slower than one. They need two idle
+cores to show what they can do. Each batch norm is a meeting of the processes, at which one waits while the
+other is kept off its core; where the machine was busy, this says nothing of one that is not."""
+
+
+def write_page(sections: Mapping[str, Any], path: Path) -> None:
+    """Write what there is of the page, in Markdown."""
+    write_text(path, page(sections))
+
+
+def page(sections: Mapping[str, Any]) -> str:
+    """The page as far as its sections were measured."""
+    measured = {name: section["measured"] for name, section in sections.items()}
+    parts = {
+        "steps": ("A step", _steps),
+        "maps": ("The map", _maps),
+        "runs": ("Runs", _runs),
+        "pipeline": ("The pipeline's overhead", _pipeline),
+        "loader": ("Memory of the loader", _loader),
+        "scaling": ("Two processes", _scaling),
+    }
+    written = [
+        paragraphs(f"## {title}", _provenance(sections[name]), part(measured[name]))
+        for name, (title, part) in parts.items()
+        if name in measured
+    ]
+    return (
+        paragraphs(
+            "# Benchmark of the training",
+            "<!-- Written by benchmarks/training.py; changes go there. -->",
+            _INTRODUCTION,
+            "All numbers are in [training.json](../../benchmarks/results/training.json); command: "
+            "`make benchmark-training`.",
+            "## The bars",
+            table(["bar", "measured", "met"], bars(measured)),
+            *written,
+        )
+        + "\n"
+    )
+
+
+def bars(measured: Mapping[str, Measured]) -> list[list[str]]:
+    """What was asked for, what was found, and whether that is enough."""
+    rows = []
+    for model in _models(measured.get("steps", {})):
+        found = _StepTimes(measured["steps"], model)
+        more, writing = spread_of(found.over_plain(VISUAL)), spread_of(found.over_sum())
+        loading = spread_of(found.loader_pace(LOADING))
+        rows += [
+            [
+                f"{model}: step with visual and consistency terms over the plain classifier's, "
+                f"at most {STEP_BAR:.2f}",
+                _ratio(more),
+                _verdict(more, STEP_BAR),
+            ],
+            [
+                f"{model}: step with the decoder too over classifier's and decoder's, "
+                f"at most {DECODER_BAR:.2f}",
+                _ratio(writing),
+                _verdict(writing, DECODER_BAR),
+            ],
+            [
+                f"{model}: one loading thread, no cache, over a step's need, at least {LOADER_BAR:.0f}",
+                _ratio(loading),
+                _verdict(loading, LOADER_BAR, at_most=False),
+            ],
+        ]
+    if "pipeline" in measured:
+        outside, total = (measured["pipeline"][name][0] for name in ("outside", "total"))
+        rows.append(
+            [
+                f"pipeline: outside of steps below {OVERHEAD_SHARE:.0%} or {OVERHEAD_SECONDS:.0f} s",
+                f"{outside:.1f} s of {total:.1f} s, {outside / total:.1%}",
+                _yes(outside < OVERHEAD_SECONDS or outside < OVERHEAD_SHARE * total),
+            ]
+        )
+    return rows
+
+
+class _StepTimes:
+    """The times of one model's steps, and what they are compared with, repetition by repetition."""
+
+    def __init__(self, measured: Measured, model: str) -> None:
+        prefix = f"{model}/"
+        self.times = {
+            name.removeprefix(prefix): values for name, values in measured.items() if name.startswith(prefix)
+        }
+
+    def over_plain(self, name: str) -> list[float]:
+        return ratios(self.times[name], self.times[PLAIN])
+
+    def over_sum(self) -> list[float]:
+        pairs = zip(self.times[PLAIN], self.times[DECODER], strict=True)
+        return ratios(self.times[WRITING], [classifier + decoder for classifier, decoder in pairs])
+
+    def loader_pace(self, loading: str) -> list[float]:
+        """Batches that are loaded in the time of a step with all terms."""
+        return ratios(self.times["all terms"], self.times[loading])
+
+
+def _steps(measured: Measured) -> str:
+    parts = [_STEPS, _NEAR]
+    for model in _models(measured):
+        found = _StepTimes(measured, model)
+        steps = [
+            [
+                name,
+                _milliseconds(found.times[name]),
+                _ratio(spread_of(found.over_plain(name))),
+                f"{found.times[OPERATORS + name][0]:.0f}",
+            ]
+            for name in (PLAIN, *VARIANTS, DECODER)
+        ]
+        loads = [
+            [name, _milliseconds(found.times[name]), _ratio(spread_of(found.loader_pace(name)))]
+            for name in (LOADING, CACHED)
+        ]
+        parts += [
+            f"### Model of {model}",
+            table(["step", "ms", "over the plain classifier's", "operators"], steps),
+            table(["a batch of the loader, one thread", "ms", "batches in a step of all terms"], loads),
+        ]
+    return paragraphs(*parts)
+
+
+def _maps(measured: Measured) -> str:
+    rows = []
+    for name in (CLOSED, AUTOGRAD, LOOP):
+        row = [name]
+        for form in ("map", "map and backward"):
+            values, closed = measured[f"{name}/{form}"], measured[f"{CLOSED}/{form}"]
+            row += [_milliseconds(values), _ratio(spread_of(ratios(values, closed)))]
+        rows.append(row)
+    columns = ["map", "ms", "over the closed form", "and backward, ms", "over the closed form"]
+    return paragraphs(_MAPS, table(columns, rows))
+
+
+def _runs(measured: Measured) -> str:
+    rows = [
+        [label, _spread(measured[name], 1e-6 if name.endswith("memory") else 1.0)]
+        for name, label in RUNS.items()
+    ]
+    return paragraphs(_RUNS, table(["number", "measured"], rows))
+
+
+def _pipeline(measured: Measured) -> str:
+    rows = [
+        [name, _first(measured, f"step/{name}"), _first(measured, f"before/{name}")]
+        for name in PIPELINE_STEPS
+    ]
+    total, outside = measured["total"][0], measured["outside"][0]
+    between = sum(values[0] for name, values in measured.items() if name.startswith("before/"))
+    return paragraphs(
+        _PIPELINE,
+        table(["step", "own work, s", "since the step before, s"], rows),
+        f"In all {total:.1f} s, of which {outside:.1f} s ({outside / total:.1%}) outside of the steps: "
+        f"{between:.1f} s between steps, {outside - between:.1f} s before the first and after the last.",
+    )
+
+
+def _loader(measured: Measured) -> str:
+    names = {name.partition("/")[0] for name in measured}
+    rows = []
+    for name in sorted(names, key=lambda name: (", cached" in name, int(name.partition(",")[0]))):
+        number = {key: measured[f"{name}/{key}"][0] for key in ("before", "anonymous", "mapped", "images/s")}
+        rows.append(
+            [
+                name,
+                *(f"{number[key] / 1e6:.0f}" for key in ("before", "anonymous")),
+                f"{(number['anonymous'] - number['before']) / 1e6:+.0f}",
+                f"{number['mapped'] / 1e6:.0f}",
+                f"{number['images/s']:.0f}",
+            ]
+        )
+    columns = ["images", "own before, MB", "own at most, MB", "difference, MB", "mapped, MB", "images/s"]
+    return paragraphs(_LOADER, table(columns, rows))
+
+
+def _scaling(measured: Measured) -> str:
+    rows = []
+    for model in _models(measured):
+        one, two = measured[f"{model}/1"], measured[f"{model}/2"]
+        gains = [rate / 2 for rate in ratios(two, one)]
+        rows.append([model, _spread(one), _spread(two), _ratio(spread_of(gains))])
+    columns = ["model", "one process, images/s", "two processes, images/s", "efficiency"]
+    return paragraphs(_SCALING, table(columns, rows))
+
+
+def _models(measured: Measured) -> list[str]:
+    """The models of names such as `32 px/classifier`."""
+    return list(dict.fromkeys(name.partition("/")[0] for name in measured))
+
+
+def _provenance(section: Mapping[str, Any]) -> str:
+    """When and where, by what code, and how busy the machine was when it began."""
+    machine, repetitions = section["machine"], max(map(len, section["measured"].values()))
+    cores = machine["cores"]
+    busy = section["load"] > 0.5
+    return lines(
+        f"- {section['finished']}, {machine['processor']}, {cores} cores, torch {machine['torch']}, "
+        f"python {machine['python']}, code {section['code'][:12]}",
+        f"- repetitions: {repetitions}; "
+        + (
+            f"busy machine: {section['load']:.1f} processes wanted a core beside it"
+            if busy
+            else "idle machine"
+        ),
+    )
+
+
+def _first(measured: Measured, name: str) -> str:
+    return f"{measured[name][0]:.1f}" if name in measured else "-"
+
+
+def _milliseconds(values: Sequence[float]) -> str:
+    return _spread(values, 1e3)
+
+
+def _spread(values: Sequence[float], scale: float = 1.0) -> str:
+    """`12.3 (12.1 to 12.6)`."""
+    found = spread_of([value * scale for value in values])
+    digits = 0 if found.median >= 100 else 1 if found.median >= 10 else 2
+    return f"{found.median:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
+
+
+def _ratio(found: Spread) -> str:
+    digits = 3 if found.median < 3 else 1
+    return f"{found.median:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
+
+
+def _verdict(found: Spread, bar: float, *, at_most: bool = True) -> str:
+    """Whether a bar is met; where it lies between the quartiles, another run may say otherwise."""
+    if found.low <= bar <= found.high:
+        return "within the spread"
+    return _yes((found.median < bar) == at_most)
+
+
+def _yes(is_met: bool) -> str:
+    return "yes" if is_met else "**no**"
