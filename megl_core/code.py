@@ -17,7 +17,7 @@ _LIBRARIES = (
     "torch",
     "transformers",
 )
-_CARRIERS = ("cli/", "cluster/", "lineage/", "provenance/", "registry/", "storage/")
+_CARRIERS = ("cli/", "cluster/", "lineage/", "operations/", "provenance/", "registry/", "storage/")
 
 
 @functools.cache
@@ -25,7 +25,7 @@ def code_digest() -> str:
     """SHA-256 over the source of megl_core and the versions of its main libraries.
 
     Left out is what only carries results and cannot change them: command line, registry, provenance,
-    lineage, storage, cluster.
+    lineage, storage, cluster, operations.
     """
     root = Path(__file__).parent
     files = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".pyc"]

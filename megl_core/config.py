@@ -444,6 +444,112 @@ class RegistryConfig(Section):
         return uri
 
 
+# --- pods ------------------------------------------------------------------------------------
+
+Amount = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[KMGTPE]i?)?$")]
+"""A quantity as Kubernetes writes it: `500m`, `4`, `16Gi`."""
+
+
+class Toleration(Section):
+    """A taint that pods may run in spite of."""
+
+    key: str | None = None
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class StepPods(Section):
+    """What one step's pods get instead of what components/<step>/metadata.yaml says, or on top of it."""
+
+    image: str | None = None
+    """Instead of `pods.image`, such as the one with CUDA."""
+    cpu_request: Amount | None = None
+    cpu_limit: Amount | None = None
+    memory_request: Amount | None = None
+    memory_limit: Amount | None = None
+    gpus: int | None = Field(None, ge=0)
+    timeout_minutes: float | None = Field(None, gt=0)
+    """Of each try."""
+    retries: int | None = Field(None, ge=0)
+    node_selector: dict[str, str] = {}
+    tolerations: list[Toleration] = []
+    secrets: dict[str, dict[str, str]] = {}
+
+
+class PodsConfig(Section):
+    """The pods of a pipeline on a cluster. Compiled into the pipeline; no parameter of it."""
+
+    image: str | None = None
+    """None: the image of this version."""
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    pull_secrets: list[str] = []
+    """Names of the secrets that let the nodes pull the image."""
+    workspace_claim: str | None = None
+    """The PersistentVolumeClaim mounted as the workspace, on /workspace."""
+    secrets: dict[str, dict[str, str]] = {}
+    """Of each secret: which key becomes which variable, as in {megl-s3: {key: AWS_ACCESS_KEY_ID}}."""
+    env: dict[str, str] = {}
+    """Plain variables."""
+    user: int | None = Field(None, ge=1)
+    """User id of the processes. None: the image's, which is not root either."""
+    group: int | None = Field(None, ge=1)
+    node_selector: dict[str, str] = {}
+    tolerations: list[Toleration] = []
+    gpu_resource: str = "nvidia.com/gpu"
+    """What the cluster calls a GPU."""
+    steps: dict[str, StepPods] = {}
+    """By step, as in {train: {gpus: 4, node_selector: {pool: gpu}}}."""
+
+
+# --- cluster ---------------------------------------------------------------------------------
+
+
+class ClusterConfig(Section):
+    """A TrainJob's size, its place in the queue, and how long to wait for what."""
+
+    exchange: str | None = None
+    """Folder or s3:// address that the pipeline and the nodes share: packed data, checkpoints, results.
+    None: no TrainJob; the train step trains where it runs."""
+    namespace: str = "megl"
+    runtime: str = "megl"
+    """The ClusterTrainingRuntime: image, torchrun, volumes, security and the pods' priority class."""
+    num_nodes: int = Field(1, ge=1)
+    gpus_per_node: int = Field(1, ge=0)
+    processes_per_node: int | None = Field(None, ge=1)
+    """None: one for each GPU where there is an exchange, else one."""
+    cpu: str | None = None
+    """Cores of a node as Kubernetes writes them (`8`, `500m`). None: as the runtime says."""
+    memory: str | None = None
+    """Memory of a node as Kubernetes writes it (`64Gi`). None: as the runtime says."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Plain variables; secrets stand in the runtime, by reference."""
+    queue: str | None = None
+    """A LocalQueue of Kueue. None: no queue."""
+    priority: str | None = None
+    """A WorkloadPriorityClass of Kueue; a TrainJob cannot name the priority class of its pods."""
+    timeout_minutes: float = Field(24 * 60, gt=0)
+    """From the creation of the job to its end, all waiting included."""
+    pending_minutes: float = Field(12 * 60, gt=0)
+    """How long the job may wait for quota or nodes at a stretch."""
+    start_minutes: float = Field(10, gt=0)
+    """How long a container may fail to start, such as by an image that cannot be pulled."""
+    patience_minutes: float = Field(10, gt=0)
+    """How long the API server may be away at a stretch."""
+    poll_seconds: float = Field(5, gt=0)
+    tail_lines: int = Field(30, ge=1)
+    """Lines kept of the log of every process but the first."""
+
+    @model_validator(mode="after")
+    def _priority_needs_a_queue(self) -> "ClusterConfig":
+        if self.priority and not self.queue:
+            raise ValueError(
+                "priority is the order within a queue: set queue too, "
+                "or put the pods' priorityClassName into the ClusterTrainingRuntime"
+            )
+        return self
+
+
 class Config(Section):
     """The whole tree, as params.yaml holds it."""
 
@@ -457,6 +563,8 @@ class Config(Section):
     gate: GateConfig = GateConfig()
     promotion: PromotionConfig = PromotionConfig()
     registry: RegistryConfig = RegistryConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    pods: PodsConfig = PodsConfig()
 
 
 def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Config:

@@ -43,13 +43,15 @@ def report(
     from pathlib import Path
 
     from megl_core import config, progress
+    from megl_core.operations.outcome import write_result
+    from megl_core.provenance import source
     from megl_core.registry.steps import report_run
 
     settings = config.read_sections(registry=registry).registry
     target = Path(workspace) / "reports" / f"{settings.model_name}-v{version}.html"
     page.uri = str(target)
     with progress.step("report"):
-        return report_run(
+        result = report_run(
             Path(trained.path),
             Path(evaluated.path),
             Path(validated.path),
@@ -61,3 +63,5 @@ def report(
             stage=stage,
             sources={"run": run_id, "code": code, "dvc": json.loads(dvc)["md5"]},
         )
+        write_result(Path(workspace), source.pipeline_run(), json.loads(result))
+    return result

@@ -6,8 +6,8 @@ import typer
 from rich.table import Table
 
 from megl_core.cli.common import JsonOption, console, print_json
-from megl_core.cli.health import MARKS, Finding, examine
-from megl_core.errors import UnavailableError
+from megl_core.cli.health import examine
+from megl_core.operations.findings import MARKS, Finding, require
 
 app = typer.Typer(help="Check versions, devices and services.")
 
@@ -25,12 +25,7 @@ def doctor(as_json: JsonOption = False) -> None:
         print_json([asdict(finding) for finding in findings])
     else:
         _show(findings)
-    broken = [finding for finding in findings if finding.required and finding.state != "ok"]
-    if broken:
-        raise UnavailableError(
-            "not in order: " + ", ".join(finding.name for finding in broken),
-            fix="; ".join(finding.fix for finding in broken if finding.fix),
-        )
+    require(findings)
 
 
 def _show(findings: list[Finding]) -> None:

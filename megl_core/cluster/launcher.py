@@ -15,14 +15,14 @@ from megl_core.cluster.api import AbsentError, Api
 from megl_core.cluster.logs import Follower, Tails
 from megl_core.cluster.manifest import owner_reference, train_job
 from megl_core.cluster.pods import Death, Waiting
-from megl_core.cluster.settings import ClusterConfig
 from megl_core.cluster.stopping import stop_on_signals
+from megl_core.config import ClusterConfig
 from megl_core.errors import MeglError, UnavailableError
 from megl_core.progress import get_reporter
 
 _FIXES = {
     "memory": "raise cluster.memory, or lower train.batch_size (or raise train.accumulate)",
-    "eviction": "run it again: with cluster.checkpoints set it goes on from its last checkpoint",
+    "eviction": "run it again: it goes on from its last checkpoint in cluster.exchange",
     "exit": "see the process's last lines above",
 }
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from megl_core.cluster.settings import ClusterConfig
+from megl_core.config import ClusterConfig
 from megl_core.errors import ConfigError
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
@@ -84,12 +84,10 @@ def _trainer(
     command: Sequence[str], config: ClusterConfig, image: str | None, env: Mapping[str, str]
 ) -> dict[str, Any]:
     variables = {**config.env, **env}
-    if config.checkpoints:
-        variables["MEGL_CHECKPOINTS"] = config.checkpoints
     trainer: dict[str, Any] = {
         "command": list(command),
         "numNodes": config.num_nodes,
-        "numProcPerNode": max(1, config.gpus_per_node),
+        "numProcPerNode": config.processes_per_node or max(1, config.gpus_per_node),
         "env": [{"name": key, "value": variables[key]} for key in sorted(variables)],
     }
     if resources := _resources(config):

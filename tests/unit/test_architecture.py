@@ -16,14 +16,16 @@ LAYERS = [
     {"data", "models", "objectives", "metrics", "explain"},
     {"validation", "training", "evaluation", "provenance"},
     {"registry"},
-    {"lineage", "tuning"},
+    {"lineage", "operations", "tuning"},
     {"cli"},
 ]
 MODULES = sorted(path.relative_to(REPOSITORY).as_posix() for path in PACKAGE.rglob("*.py"))
 LIGHT = [
     module
     for module in MODULES
-    if module.startswith(("megl_core/cli/", "megl_core/cluster/", "megl_core/storage/"))
+    if module.startswith(
+        ("megl_core/cli/", "megl_core/cluster/", "megl_core/operations/", "megl_core/storage/")
+    )
     or module in {f"megl_core/{name}.py" for name in {*BASE, "__init__"}}
 ]
 

@@ -132,6 +132,10 @@ class _Handler(BaseHTTPRequestHandler):
         verb = {"POST": "create", "DELETE": "delete", "PATCH": "patch"}.get(self.command, "get")
         if (verb, resource) in api.forbidden:
             self.refuse(403, f'{resource} is forbidden: User "robot" cannot {verb} resource "{resource}"')
+        elif resource == "selfsubjectaccessreviews":
+            asked = body["spec"]["resourceAttributes"]
+            kind = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
+            self.reply({**body, "status": {"allowed": (asked["verb"], kind) not in api.forbidden}}, 201)
         elif resource == "trainjobs":
             getattr(self, verb)(name, body)
         elif resource == "log":

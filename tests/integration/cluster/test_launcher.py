@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from megl_core.cluster.launcher import run_train_job
-from megl_core.cluster.settings import ClusterConfig
+from megl_core.config import ClusterConfig
 from megl_core.errors import ConfigError, MeglError, UnavailableError
 from tests.conftest import REPOSITORY
 from tests.integration.cluster.double import Double, State, ended, image_error, pod, unschedulable
@@ -78,7 +78,6 @@ def test_the_job_asks_for_what_the_settings_say(cluster: Make) -> None:
         env={"A": "1"},
         queue="gpus",
         priority="high",
-        checkpoints="s3://b/c",
         timeout_minutes=2,
     )
     (job,) = double.created
@@ -89,7 +88,7 @@ def test_the_job_asks_for_what_the_settings_say(cluster: Make) -> None:
             "command": COMMAND,
             "numNodes": 2,
             "numProcPerNode": 4,
-            "env": [{"name": "A", "value": "1"}, {"name": "MEGL_CHECKPOINTS", "value": "s3://b/c"}],
+            "env": [{"name": "A", "value": "1"}],
             "resourcesPerNode": {
                 "requests": {"memory": "64Gi", "nvidia.com/gpu": "4"},
                 "limits": {"memory": "64Gi", "nvidia.com/gpu": "4"},
@@ -351,7 +350,7 @@ def test_a_signal_removes_the_job(cluster: Make, number: int) -> None:
     double = cluster(RUNNING)
     program = (
         "from megl_core.cluster.launcher import run_train_job\n"
-        "from megl_core.cluster.settings import ClusterConfig\n"
+        "from megl_core.config import ClusterConfig\n"
         "run_train_job('digits', ['true'], ClusterConfig(num_nodes=2, poll_seconds=0.05))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program], cwd=REPOSITORY, env=dict(os.environ))

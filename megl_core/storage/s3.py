@@ -1,0 +1,322 @@
+"""Files and folders on S3: whole and verified, or not there.
+
+An uploaded folder is complete once its index object is there, which is written last and names the size and
+the SHA-256 of every file. A download that stops is continued where it stopped, by the next call too.
+"""
+
+import hashlib
+import json
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from megl_core.errors import ConfigError, DataError, IntegrityError, MeglError, UnavailableError
+from megl_core.files import atomic_directory, canonical_json, resolve_inside, sha256_file, tree_digests
+from megl_core.redaction import redact
+from megl_core.storage.problems import told_as_megl_errors
+from megl_core.storage.settings import StorageConfig
+
+INDEX = ".index.json"
+_CHUNK = 1 << 20
+_LONGEST_PAUSE = 20.0
+_ABSENT = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
+_REFUSED = {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """Size in bytes and SHA-256 (hex) of a file, as an index has them."""
+
+    size: int
+    sha256: str
+
+
+def is_s3(uri: str) -> bool:
+    """Whether a text is an s3:// address."""
+    return uri.startswith("s3://")
+
+
+def open_client(config: StorageConfig) -> Any:
+    """A boto3 client of the store, safe to share between threads.
+
+    Raises:
+        UnavailableError: boto3 is not installed.
+        ConfigError: the settings do not fit, such as an address that is none.
+    """
+    try:
+        import boto3
+        from botocore.config import Config
+    except ImportError:
+        raise UnavailableError("boto3 is not installed here", fix="pip install 'megl[data]'") from None
+    settings = Config(
+        connect_timeout=config.connect_timeout,
+        read_timeout=config.read_timeout,
+        retries={"mode": "standard", "total_max_attempts": config.retries + 1},
+        s3={"addressing_style": config.addressing_style},
+        max_pool_connections=config.threads,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    try:
+        return boto3.Session().client(
+            "s3",
+            endpoint_url=config.endpoint_url,
+            region_name=config.region,
+            verify=str(config.ca_bundle) if config.ca_bundle else None,
+            config=settings,
+        )
+    except ValueError as error:
+        raise ConfigError(redact(str(error)), where="storage", fix="check storage.endpoint_url") from None
+
+
+def exists(uri: str, config: StorageConfig) -> bool:
+    """Whether there is a complete folder or an object at an address.
+
+    Raises:
+        UnavailableError: the store does not answer, or refuses.
+    """
+    client = open_client(config)
+    with _problems(uri):
+        return any(_is_there(client, address) for address in (_join(uri, INDEX), uri))
+
+
+def upload_file(file: Path, uri: str, config: StorageConfig) -> None:
+    """Copy a file to an object, in parts where it is large; a failed upload leaves none.
+
+    Raises:
+        UnavailableError: the store does not answer, or refuses.
+    """
+    _upload(open_client(config), file, uri, config)
+
+
+def upload_folder(folder: Path, uri: str, config: StorageConfig) -> None:
+    """Copy every file below a folder; nothing is sent where the index there names the same files.
+
+    Raises:
+        DataError: no files, or a link that leads out of the folder.
+        UnavailableError: the store does not answer, or refuses; the folder there is absent then.
+    """
+    files = _describe(folder)
+    client = open_client(config)
+    if _read_index(client, uri) == files:
+        return
+    with _problems(uri):
+        client.delete_object(**_place(_join(uri, INDEX)))
+    _in_threads(lambda path: _upload(client, folder / path, _join(uri, path), config), files, config)
+    index = {path: {"size": file.size, "sha256": file.sha256} for path, file in files.items()}
+    with _problems(uri):
+        client.put_object(**_place(_join(uri, INDEX)), Body=canonical_json(index), **_checksum(config))
+
+
+def download_file(uri: str, file: Path, config: StorageConfig) -> None:
+    """Copy an object to a file, whole or not at all.
+
+    Raises:
+        DataError: no such object.
+        UnavailableError: the store does not answer, or refuses; what has arrived is kept for the next call.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _download(open_client(config), uri, file, None, config)
+
+
+def download_folder(uri: str, folder: Path, config: StorageConfig) -> None:
+    """Copy an uploaded folder; its place is taken when every file is there and has its SHA-256.
+
+    Until then the files lie in a hidden folder beside it, where the next call finds them.
+
+    Raises:
+        DataError: no complete folder there, or an index with paths that lead out of the folder.
+        IntegrityError: an object is not what the index says.
+        UnavailableError: the store does not answer, or refuses.
+        MeglError: something else lies at `folder`.
+    """
+    client = open_client(config)
+    files = _read_index(client, uri)
+    if files is None:
+        raise DataError("there is no complete folder at this address", where=uri, fix="upload it (again)")
+    if folder.is_dir() and _is_whole(folder, files):
+        return
+    partial = folder.parent / f".{folder.name}.partial"
+    targets = {path: resolve_inside(partial, path) for path in files}
+
+    def fetch(path: str) -> None:
+        targets[path].parent.mkdir(parents=True, exist_ok=True)
+        if not _has(targets[path], files[path]):
+            _download(client, _join(uri, path), targets[path], files[path], config)
+
+    _in_threads(fetch, files, config)
+    with atomic_directory(folder, marker=min(files)) as temporary:
+        for path, file in targets.items():
+            (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+            file.replace(temporary / path)
+    shutil.rmtree(partial)
+
+
+def _in_threads(work: Callable[[str], None], paths: Mapping[str, StoredFile], config: StorageConfig) -> None:
+    """Do the work for each path; the first failure drops what has not begun and is raised."""
+    pool = ThreadPoolExecutor(config.threads)
+    try:
+        for _ in pool.map(work, paths):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _describe(folder: Path) -> dict[str, StoredFile]:
+    files = {
+        path: StoredFile(resolve_inside(folder, path).stat().st_size, digest)
+        for path, digest in tree_digests(folder).items()
+        if path != INDEX
+    }
+    if not files:
+        raise DataError("there are no files in this folder", where=str(folder))
+    return files
+
+
+def _is_whole(folder: Path, files: Mapping[str, StoredFile]) -> bool:
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return present == set(files) and all(_has(folder / path, file) for path, file in files.items())
+
+
+def _has(path: Path, file: StoredFile) -> bool:
+    return path.is_file() and path.stat().st_size == file.size and sha256_file(path) == file.sha256
+
+
+def _read_index(client: Any, uri: str) -> dict[str, StoredFile] | None:
+    """What the folder at an address holds; None: nothing complete."""
+    address = _join(uri, INDEX)
+    with _problems(uri):
+        if not _is_there(client, address):
+            return None
+        content = client.get_object(**_place(address))["Body"].read()
+    try:
+        files = {
+            str(path): StoredFile(int(file["size"]), str(file["sha256"]))
+            for path, file in json.loads(content).items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        files = {}
+    if not files:
+        raise DataError("this is no index of a folder", where=address, fix="upload the folder again")
+    return files
+
+
+def _upload(client: Any, file: Path, uri: str, config: StorageConfig) -> None:
+    from boto3.s3.transfer import TransferConfig
+
+    place = _place(uri)
+    with _problems(uri):
+        client.upload_file(
+            str(file),
+            place["Bucket"],
+            place["Key"],
+            ExtraArgs=_checksum(config),
+            Config=TransferConfig(use_threads=False),
+        )
+
+
+def _checksum(config: StorageConfig) -> dict[str, str]:
+    return {"ChecksumAlgorithm": config.checksum} if config.checksum else {}
+
+
+def _download(
+    client: Any, uri: str, target: Path, expected: StoredFile | None, config: StorageConfig
+) -> None:
+    """Fetch an object beside its place, check it, and put it there."""
+    with _problems(uri):
+        head = client.head_object(**_place(uri))
+        if expected and head["ContentLength"] != expected.size:
+            raise IntegrityError(f"it has {head['ContentLength']} bytes, not {expected.size}", where=uri)
+        version = hashlib.sha256(head["ETag"].encode()).hexdigest()[:16]  # a changed object starts anew
+        part = target.with_name(f".{target.name}.{version}.part")
+        _fill(client, uri, part, head["ETag"], head["ContentLength"], config)
+    if expected and sha256_file(part) != expected.sha256:
+        part.unlink()
+        raise IntegrityError(
+            "the bytes are not what the index says",
+            where=uri,
+            fix="upload the folder again from a sound copy",
+        )
+    part.replace(target)
+
+
+def _fill(client: Any, uri: str, part: Path, etag: str, size: int, config: StorageConfig) -> None:
+    """Append to `part` until it has `size` bytes; only tries that bring nothing are counted."""
+    from botocore.exceptions import HTTPClientError, IncompleteReadError
+
+    part.touch()
+    failures = 0
+    while (start := part.stat().st_size) < size:
+        try:
+            answer = client.get_object(**_place(uri), Range=f"bytes={start}-", IfMatch=etag)
+            with part.open("ab") as stream:
+                while chunk := answer["Body"].read(_CHUNK):
+                    stream.write(chunk)
+        except (HTTPClientError, IncompleteReadError):
+            failures = failures + 1 if part.stat().st_size == start else 1
+            if failures > config.retries:
+                raise
+            pause = min(0.1 * 2**failures, _LONGEST_PAUSE)
+            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 (spreads clients, no secret)
+
+
+def _is_there(client: Any, uri: str) -> bool:
+    from botocore.exceptions import ClientError
+
+    try:
+        client.head_object(**_place(uri))
+    except ClientError as error:
+        if _code(error) in _ABSENT:
+            return False
+        raise
+    return True
+
+
+def _place(uri: str) -> dict[str, str]:
+    parts = urlsplit(uri, allow_fragments=False)
+    key = uri.removeprefix(f"s3://{parts.netloc}").strip("/")  # a key may hold a "?"
+    if not is_s3(uri) or not parts.netloc or not key:
+        raise ConfigError(f"not an address of an object: {redact(uri)}", fix="write s3://bucket/key")
+    return {"Bucket": parts.netloc, "Key": key}
+
+
+def _join(uri: str, path: str) -> str:
+    return f"{uri.rstrip('/')}/{path}"
+
+
+@contextmanager
+def _problems(uri: str) -> Iterator[None]:
+    from botocore.exceptions import ClientError
+
+    with told_as_megl_errors(uri):
+        try:
+            yield
+        except ClientError as error:
+            if problem := _answered(error, uri):
+                raise problem from None
+            raise
+
+
+def _answered(error: Any, uri: str) -> MeglError | None:
+    """What a refusal of the store means; None: that it failed."""
+    what = redact(str(error))
+    if _code(error) in _ABSENT:
+        return DataError(what, where=uri, fix="check bucket and key")
+    if _code(error) in _REFUSED:
+        return UnavailableError(
+            what, where=uri, fix="check the credentials (AWS_PROFILE or AWS_ACCESS_KEY_ID)"
+        )
+    if _code(error) in {"412", "PreconditionFailed"}:
+        return IntegrityError("the object changed while it was read", where=uri, fix="run it again")
+    return None
+
+
+def _code(error: Any) -> str:
+    return str(error.response["Error"]["Code"])

@@ -1,0 +1,250 @@
+"""Folders on S3, as moto serves it, behind a proxy that fails as networks and stores do."""
+
+import http.client
+import json
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megl_core.errors import DataError, IntegrityError, UnavailableError
+from megl_core.storage.s3 import INDEX, download_file, download_folder, exists, open_client, upload_folder
+from megl_core.storage.settings import StorageConfig
+
+pytestmark = pytest.mark.service
+
+URI = "s3://datasets/sets/birds"
+BIG = bytes(range(256)) * 4096 * 10  # 10 MiB: two parts
+SECRET = "not-to-be-shown"
+
+
+@dataclass
+class Proxy:
+    """Forwards to a store; `faults` are used up by the requests whose line holds `on`."""
+
+    store: tuple[str, int]
+    url: str = ""
+    on: str = "GET"
+    faults: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    ranges: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def fail(self, on: str, *faults: str) -> None:
+        self.on, self.faults = on, list(faults)
+        self.requests.clear()
+        self.ranges.clear()
+
+    def next_fault(self, line: str, byte_range: str | None) -> str:
+        with self.lock:
+            self.requests.append(line)
+            if byte_range:
+                self.ranges.append(byte_range)
+            return self.faults.pop(0) if self.on in line and self.faults else ""
+
+
+def handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            fault = proxy.next_fault(f"{self.command} {self.path}", self.headers.get("Range"))
+            if fault == "503":
+                self.reply(503, {}, b"<Error><Code>SlowDown</Code><Message>no</Message></Error>")
+                return
+            upstream = http.client.HTTPConnection(*proxy.store)
+            upstream.request(self.command, self.path, body, dict(self.headers))
+            answer = upstream.getresponse()
+            content = answer.read()
+            headers = {name: value for name, value in answer.getheaders() if name.lower() in KEPT}
+            if fault == "wrong bytes":
+                content = bytes(len(content))
+            self.reply(answer.status, headers, content, fault)
+            upstream.close()
+
+        def reply(self, status: int, headers: dict[str, str], content: bytes, fault: str = "") -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            if "Content-Length" not in headers:
+                self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "HEAD":
+                return
+            if fault not in ("reset", "truncated", "stall"):
+                self.wfile.write(content)
+                return
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+            if fault == "stall":
+                threading.Event().wait(2)
+            if fault == "reset":
+                linger = struct.pack("ii", 1, 0)
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815 (http.server's names)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    return Handler
+
+
+KEPT = {"content-length", "content-type", "etag", "content-range", "last-modified", "accept-ranges"}
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """In front of a store with the bucket `datasets`."""
+    from moto.server import ThreadedMotoServer
+
+    for variable in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    store = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    store.start()
+    proxy = Proxy(store.get_host_and_port())
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(proxy))
+    server.daemon_threads = True
+    proxy.url = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    open_client(settings(proxy)).create_bucket(Bucket="datasets")
+    yield proxy
+    server.shutdown()
+    server.server_close()
+    store.stop()
+
+
+def settings(proxy: Proxy, **changes: Any) -> StorageConfig:
+    plain = {
+        "endpoint_url": proxy.url,
+        "addressing_style": "path",
+        "read_timeout": 1,
+        "retries": 2,
+        "threads": 2,
+    }
+    return StorageConfig.model_validate(plain | changes)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "birds"
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations.jsonl").write_text("{}\n")
+    (folder / "images" / "a b?#ä.png").write_bytes(BIG)
+    return folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("checksum", ["SHA256", "CRC32", None])
+def test_a_folder_comes_back_as_it_was(
+    proxy: Proxy, folder: Path, tmp_path: Path, checksum: str | None
+) -> None:
+    config = settings(proxy, checksum=checksum)
+    assert not exists(URI, config)
+    upload_folder(folder, URI, config)
+    assert exists(URI, config)
+    download_folder(URI, tmp_path / "copy", config)
+    assert content(tmp_path / "copy") == content(folder)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_is_there_already_is_not_sent_again(proxy: Proxy, folder: Path) -> None:
+    upload_folder(folder, URI, settings(proxy))
+    proxy.fail("none")
+    upload_folder(folder, URI, settings(proxy))
+    assert [line for line in proxy.requests if line.startswith(("PUT", "POST", "DELETE"))] == []
+
+
+@pytest.mark.parametrize("fault", ["503", "reset", "truncated", "stall"])
+def test_a_download_goes_on_after_a_fault(proxy: Proxy, folder: Path, tmp_path: Path, fault: str) -> None:
+    upload_folder(folder, URI, settings(proxy))
+    proxy.fail("GET /datasets/sets/birds/images", fault)
+    download_folder(URI, tmp_path / "copy", settings(proxy))
+    assert proxy.faults == []
+    assert content(tmp_path / "copy") == content(folder)
+    starts = [int(text.removeprefix("bytes=").rstrip("-")) for text in proxy.ranges]
+    assert any(starts) == (fault != "503")  # what had arrived was not asked for again
+
+
+def test_a_download_that_was_given_up_is_resumed_by_the_next_call(
+    proxy: Proxy, folder: Path, tmp_path: Path
+) -> None:
+    upload_folder(folder, URI, settings(proxy))
+    proxy.fail("GET /datasets/sets/birds/images", "truncated")
+    with pytest.raises(UnavailableError):
+        download_folder(URI, tmp_path / "copy", settings(proxy, retries=0))
+    assert not (tmp_path / "copy").exists()
+    proxy.fail("none")
+    download_folder(URI, tmp_path / "copy", settings(proxy))
+    assert proxy.ranges == [f"bytes={len(BIG) // 2}-"]
+    assert content(tmp_path / "copy") == content(folder)
+
+
+def test_a_changed_object_starts_anew(proxy: Proxy, folder: Path, tmp_path: Path) -> None:
+    config = settings(proxy)
+    client = open_client(config)
+    client.put_object(Bucket="datasets", Key="one", Body=b"a" * 1000)
+    proxy.fail("GET /datasets/one", "truncated")
+    with pytest.raises(UnavailableError):
+        download_file("s3://datasets/one", tmp_path / "one", settings(proxy, retries=0))
+    client.put_object(Bucket="datasets", Key="one", Body=b"b" * 1000)
+    download_file("s3://datasets/one", tmp_path / "one", config)
+    assert (tmp_path / "one").read_bytes() == b"b" * 1000
+
+
+def test_wrong_bytes_are_refused_and_not_kept(proxy: Proxy, folder: Path, tmp_path: Path) -> None:
+    upload_folder(folder, URI, settings(proxy))
+    proxy.fail("GET /datasets/sets/birds/images", "wrong bytes")
+    with pytest.raises(IntegrityError, match="not what the index says"):
+        download_folder(URI, tmp_path / "copy", settings(proxy))
+    assert not (tmp_path / "copy").exists()
+    download_folder(URI, tmp_path / "copy", settings(proxy))
+    assert content(tmp_path / "copy") == content(folder)
+
+
+def test_an_upload_that_stops_between_files_leaves_the_folder_absent(proxy: Proxy, folder: Path) -> None:
+    upload_folder(folder, URI, settings(proxy))
+    (folder / "annotations.jsonl").write_text("{}\n{}\n")
+    proxy.fail("/images/", *["503"] * 9)
+    with pytest.raises(UnavailableError, match="SlowDown"):
+        upload_folder(folder, URI, settings(proxy))
+    proxy.fail("none")
+    assert not exists(URI, settings(proxy))
+    upload_folder(folder, URI, settings(proxy))
+    assert exists(URI, settings(proxy))
+
+
+@pytest.mark.parametrize("path", ["../escaped", "/escaped", "images/../../escaped"])
+def test_a_key_that_leads_out_of_the_folder_is_refused(proxy: Proxy, tmp_path: Path, path: str) -> None:
+    index = json.dumps({path: {"size": 1, "sha256": "0" * 64}}).encode()
+    open_client(settings(proxy)).put_object(Bucket="datasets", Key=f"sets/birds/{INDEX}", Body=index)
+    with pytest.raises(DataError, match="unsafe path"):
+        download_folder(URI, tmp_path / "copy", settings(proxy))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_is_away_is_told_without_secrets(proxy: Proxy, tmp_path: Path) -> None:
+    away = settings(proxy, endpoint_url="http://127.0.0.1:9", retries=0)
+    with pytest.raises(UnavailableError, match="Could not connect") as caught:
+        download_folder(URI, tmp_path / "copy", away)
+    assert SECRET not in str(caught.value)
+
+
+def test_nothing_at_the_address_is_told(proxy: Proxy, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no complete folder"):
+        download_folder(URI, tmp_path / "copy", settings(proxy))
+    with pytest.raises(DataError, match="404"):
+        download_file("s3://datasets/nothing", tmp_path / "one", settings(proxy))
