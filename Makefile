@@ -115,6 +115,14 @@ compile: setup ## Compile the pipeline to pipelines/compiled
 compile-check: setup ## Fail if the compiled pipeline is stale
 	$(BIN)/megl pipeline compile --check
 
+# --- images ----------------------------------------------------------------------------------
+
+.PHONY: images
+images: setup ## Build the images with Docker and print their sizes (VARIANTS="cpu cuda"; docs/images.md)
+	$(BIN)/python -m infra.images.build $(VARIANTS)
+
+# --- measurements ----------------------------------------------------------------------------
+
 .PHONY: benchmark-method
 benchmark-method: setup ## Measure the method, its parts and its rivals (ARGS=--full: all of it, hours)
 	$(BIN)/python -m benchmarks.method $(ARGS)

@@ -31,11 +31,15 @@ PACKAGES = (
     "**/*.a",
 )
 SYSTEM = (
+    "etc/apt",
     "etc/pip.conf",
     "opt/*",
     "root/.cache",
     "tmp/pip*",
+    "usr/bin/apt*",
     "usr/bin/pip*",
+    "usr/lib/*/libapt-*",
+    "usr/lib/apt",
     "usr/local/bin/pip*",
     "usr/share/doc/*/*[!t]",  # licences stay, as usr/share/doc/<package>/copyright
     "usr/share/info/*",
@@ -43,7 +47,7 @@ SYSTEM = (
     "usr/share/man/*",
     "usr/share/python-wheels",
     "var/cache/*",
-    "var/lib/apt/lists/*",
+    "var/lib/apt",
     "var/log/*",
 )
 INSTALLERS = ("pip", "setuptools", "wheel", "pkg_resources", "_distutils_hack", "distutils-precedence")

@@ -15,10 +15,21 @@ from rich import box
 from rich.table import Table
 
 from megl_core.cli.common import JsonOption, ParamsOption, SetOption, console, print_json, resolve_config
+from megl_core.cli.on_cluster import (
+    SERVICE_ACCOUNT,
+    AccountOption,
+    ExperimentOption,
+    NamespaceOption,
+    TokenFileOption,
+    connect,
+    run_there,
+)
+from megl_core.cli.schedule import app as schedule
 from megl_core.config import Config, parse
-from megl_core.errors import UnavailableError
+from megl_core.errors import ConfigError, UnavailableError
 
 app = typer.Typer(no_args_is_help=True)
+app.add_typer(schedule, name="schedule")
 
 COMPILED = Path("pipelines/compiled/training.yaml")
 WorkspaceOption = Annotated[
@@ -35,6 +46,7 @@ class Stage(StrEnum):
 
 @app.command()
 def run(
+    name: Annotated[str, typer.Argument(help="The pipeline.")] = "training",
     data: Annotated[
         Path | None, typer.Option(help="A dataset folder; without it the procedural set is made.")
     ] = None,
@@ -45,16 +57,48 @@ def run(
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Reuse results of the same code, settings and bytes.")
     ] = True,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Run on this Kubeflow Pipelines server.", show_default=False),
+    ] = None,
+    namespace: NamespaceOption = None,
+    experiment: ExperimentOption = "megl",
+    service_account: AccountOption = SERVICE_ACCOUNT,
+    token_file: TokenFileOption = None,
+    follow: Annotated[
+        bool, typer.Option("--follow/--no-follow", help="On a cluster: show how it fares until it ends.")
+    ] = True,
     params: ParamsOption = None,
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the whole pipeline on this machine: data, validation, training, evaluation, registry, report.
+    """Run the whole pipeline: data, validation, training, evaluation, registry, report.
+
+    On this machine, or with --cluster on a Kubeflow Pipelines server. Ctrl-C stops a run here, and lets a
+    run on a server go on.
 
     Example: megl pipeline run --workspace workspace
 
     Example, own images: megl pipeline run --data photos --set model.image_size=128
+
+    Example, on a cluster: megl pipeline run --cluster http://localhost:8080 --namespace megl
     """
+    if cluster is not None:
+        _refuse_what_is_local(data, cache)
+        config = resolve_config(params, set_)
+        run_there(
+            connect(cluster, namespace, token_file),
+            name,
+            config,
+            stage.value,
+            experiment=experiment,
+            service_account=service_account,
+            follow=follow,
+            as_json=as_json,
+        )
+        return
+    if name != "training":
+        raise ConfigError(f"{name!r} does not run on this machine", fix="name a server with --cluster")
     config = _with_data(resolve_config(params, set_), data)
     result = _load("run_local")(config, workspace, stage=stage.value, cache=cache)
     if as_json:
@@ -80,6 +124,16 @@ def compile_(
         return
     _load("compile_pipeline")(output)
     console.print(f"wrote {output}", highlight=False)
+
+
+def _refuse_what_is_local(data: Path | None, cache: bool) -> None:
+    if data is not None:
+        raise ConfigError(
+            "--data names a folder of this machine",
+            fix="on a cluster, --set data.importer=... and data.source=...: a place that its pods reach",
+        )
+    if not cache:
+        raise ConfigError("--no-cache is for runs on this machine", fix="leave it out")
 
 
 def _with_data(config: Config, data: Path | None) -> Config:

@@ -38,6 +38,7 @@ _KNOWN: list[tuple[set[str], type[MeglError], str]] = [
             "ConnectionClosedError",
             "HTTPClientError",
             "ClientError",
+            "IncompleteReadError",
             "TimeoutError",
             "OSError",
         },

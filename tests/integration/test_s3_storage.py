@@ -112,6 +112,10 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     store = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     store.start()
+    upstream = http.client.HTTPConnection(*store.get_host_and_port())
+    upstream.request("POST", "/moto-api/reset")  # moto keeps its buckets for the whole process
+    assert upstream.getresponse().status == 200
+    upstream.close()
     proxy = Proxy(store.get_host_and_port())
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler(proxy))
     server.daemon_threads = True
