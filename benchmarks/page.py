@@ -183,7 +183,8 @@ def _published(findings: Findings) -> str:
     parts = [
         "## Published losses",
         f"Weight and map of each were chosen on seed {GRID_SEED} by accuracy plus energy in mask of the "
-        "*validation* images, all of which have a mask. RRR does not read the map: one kind was tried. "
+        "*validation* images, all of which have a mask, over one grid for all; `megl tune` would search more "
+        "finely for each and was not used. RRR does not read the map: one kind was tried. "
         + _how_megl_was_tuned(findings),
         _choices_table(findings),
         "\\* of all points that were tried: what choosing by the answers would have found on this seed.",

@@ -324,7 +324,7 @@ class TrainConfig(Section):
     checkpoint_seconds: float = Field(60.0, ge=0)
     """Seconds between checkpoints, the most that a killed run loses; 0: after every step."""
     keep_checkpoints: int = Field(2, ge=1)
-    stall_seconds: float = Field(60.0, gt=0)
+    stall_seconds: float = Field(30.0, gt=0)
     """A step without progress for so long is reported; processes stop waiting for one that is stuck."""
     cache_images: bool = True
     """Keep decoded images in memory."""

@@ -6,6 +6,7 @@ lines which the pipeline's screen follows.
 """
 
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -70,6 +71,7 @@ def step(name: str) -> Iterator[None]:
         events.emit("failed", what=f"{type(error).__name__}: {error}", exit_code=1)
         raise
     events.emit("end")
+    gc.freeze()  # the process ends now: its last collection would walk every object of torch and MLflow
 
 
 class EventReporter:
