@@ -25,7 +25,7 @@ COMMANDS = {
     "explain": ("megl_core.cli.explain", "Explain pictures: class, heat map and rationale."),
     "models": ("megl_core.cli.models", "Look at registered models, promote them, roll them back."),
     "lineage": ("megl_core.cli.lineage", "Audit: where versions come from, and whether that still holds."),
-    "pipeline": ("megl_core.cli.pipeline", "Run the training pipeline here or on a cluster, schedule and compile it."),
+    "pipeline": ("megl_core.cli.pipeline", "Run the pipeline here or on a cluster, schedule it."),
     "doctor": ("megl_core.cli.doctor", "Check versions, devices and services."),
 }
 
