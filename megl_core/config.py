@@ -444,6 +444,33 @@ class RegistryConfig(Section):
         return uri
 
 
+# --- storage -----------------------------------------------------------------------------------
+
+
+class StorageConfig(Section):
+    """How an S3 API is reached. Credentials are never settings: boto3 finds them (environment, profile, pod
+    identity)."""
+
+    endpoint_url: str | None = None
+    """Of any store but AWS. None: AWS_ENDPOINT_URL, else AWS."""
+    region: str | None = None
+    """None: AWS_DEFAULT_REGION or the profile's."""
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    """Whether the bucket stands in the path or in the host name."""
+    ca_bundle: Path | None = None
+    """PEM file of the authorities to trust. None: AWS_CA_BUNDLE, else the usual ones."""
+    connect_timeout: float = Field(10, gt=0)
+    """Seconds."""
+    read_timeout: float = Field(60, gt=0)
+    """Seconds without a byte."""
+    retries: int = Field(5, ge=0)
+    """Of a request, and of a download that makes no progress; the pauses between them grow."""
+    checksum: Literal["SHA256", "CRC32"] | None = "SHA256"
+    """Sent with each upload, for the store to check. None: for stores that do not know these headers."""
+    threads: int = Field(8, ge=1)
+    """Files that are transferred at a time."""
+
+
 # --- pods ------------------------------------------------------------------------------------
 
 Amount = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[KMGTPE]i?)?$")]
@@ -485,7 +512,7 @@ class PodsConfig(Section):
     pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     pull_secrets: list[str] = []
     """Names of the secrets that let the nodes pull the image."""
-    workspace_claim: str | None = None
+    workspace_claim: str | None = "megl-workspace"
     """The PersistentVolumeClaim mounted as the workspace, on /workspace."""
     secrets: dict[str, dict[str, str]] = {}
     """Of each secret: which key becomes which variable, as in {megl-s3: {key: AWS_ACCESS_KEY_ID}}."""
@@ -563,6 +590,7 @@ class Config(Section):
     gate: GateConfig = GateConfig()
     promotion: PromotionConfig = PromotionConfig()
     registry: RegistryConfig = RegistryConfig()
+    storage: StorageConfig = StorageConfig()
     cluster: ClusterConfig = ClusterConfig()
     pods: PodsConfig = PodsConfig()
 

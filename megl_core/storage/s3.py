@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from megl_core.config import StorageConfig
 from megl_core.errors import ConfigError, DataError, IntegrityError, MeglError, UnavailableError
 from megl_core.files import atomic_directory, canonical_json, resolve_inside, sha256_file, tree_digests
 from megl_core.redaction import redact
 from megl_core.storage.problems import told_as_megl_errors
-from megl_core.storage.settings import StorageConfig
 
 INDEX = ".index.json"
 _CHUNK = 1 << 20

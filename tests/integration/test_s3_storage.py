@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from megl_core.config import StorageConfig
 from megl_core.errors import DataError, IntegrityError, UnavailableError
 from megl_core.storage.s3 import INDEX, download_file, download_folder, exists, open_client, upload_folder
-from megl_core.storage.settings import StorageConfig
 
 pytestmark = pytest.mark.service
 
