@@ -39,6 +39,7 @@ def training(
     gate: str,
     promotion: str,
     registry: str,
+    storage: str,
     stage: str = "Staging",
 ) -> str:
     """Train, judge and register a model.
@@ -57,12 +58,13 @@ def training(
         gate: Section of the configuration, as JSON.
         promotion: Section of the configuration, as JSON.
         registry: Section of the configuration, as JSON.
+        storage: Section of the configuration, as JSON.
         stage: Stage for a model that passes the gate.
 
     Returns:
         The run's result as JSON.
     """
-    ingested = ingest_step(workspace=workspace, data=data)
+    ingested = ingest_step(workspace=workspace, data=data, storage=storage)
     digest = ingested.outputs["digest"]
     dataset = {
         "dataset": ingested.outputs["dataset"],
