@@ -97,6 +97,7 @@ def test_what_ingest_pushes_comes_back_bit_for_bit_on_a_machine_that_has_nothing
 
     assert tree_digests(back.folder) == files
     assert (back.digest, back.md5) == (pushed.digest, pushed.dvc.md5)
+    assert (back.num_files, back.size) == (pushed.dvc.num_files, pushed.dvc.size)
     by_hash = restore(pushed.dvc.md5, tmp_path / "back", s3)  # a dataset that lies there is replaced
     assert (by_hash.digest, tree_digests(tmp_path / "back")) == (None, files)
 
