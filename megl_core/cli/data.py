@@ -78,7 +78,7 @@ def import_(
     data = parse(DataConfig, config.data.model_dump() | named, where="data import")
     found = find_source(data, config.storage)
     with fetched(found, target) as folder:
-        report = import_dataset(importer, folder, target, data, origin=found.uri if found else None)
+        report = import_dataset(importer, folder, target, data)
     _show_import(report, target, as_json)
 
 

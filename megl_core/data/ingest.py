@@ -108,11 +108,10 @@ def ingest(
 
 
 def _import(source: Source | None, config: DataConfig, dataset: Path, reporter: Reporter) -> None:
-    uri = source.uri if source else None
-    if uri:
-        reporter.message(f"importing {uri}")
+    if source:
+        reporter.message(f"importing {source.uri}")
     with fetched(source, dataset) as folder:
-        import_dataset(config.importer, folder, dataset, config, reporter, uri)
+        import_dataset(config.importer, folder, dataset, config, reporter)
 
 
 def _origin(record: dict[str, Any], version: DvcVersion) -> dict[str, Any] | None:

@@ -61,7 +61,6 @@ def import_dataset(
     target: Path,
     config: DataConfig,
     reporter: Reporter | None = None,
-    origin: str | None = None,
 ) -> ImportReport:
     """Write the source as a folder of the data contract at `target`, which it replaces as a whole.
 
@@ -70,8 +69,8 @@ def import_dataset(
 
     Args:
         importer: a key of `IMPORTERS`.
-        source: the folder that the importer reads; None for one that needs none.
-        origin: what the dataset says it came from; None: `source`.
+        source: the folder that the importer reads; None for one that needs none. Where it is a copy, the
+            dataset says `config.source` instead.
 
     Raises:
         ConfigError: no such importer, or it needs a source.
@@ -87,7 +86,7 @@ def import_dataset(
             "name": config.name,
             "labels": labels,
             "importer": importer,
-            "source": origin or (None if source is None else str(source)),
+            "source": None if source is None else config.source or str(source),
         }
         if not chosen.needs_source:
             description["parameters_sha256"] = sha256_json(config.scenes.model_dump(mode="json"))
