@@ -415,6 +415,16 @@ class PromotionConfig(Section):
     """Provenance must be signed by `registry.public_key`."""
 
 
+class RetrainingConfig(Section):
+    """What is new enough to train again, measured against the data that the champion was trained on."""
+
+    min_changed: int = Field(1, ge=1)
+    """Samples that were added, changed or removed."""
+    max_drift: float | None = Field(0.2, gt=0)
+    """Population stability index of labels, mask area or text length; above it fewer samples will do too.
+    None: drift is no reason."""
+
+
 class RegistryConfig(Section):
     tracking_uri: str | None = None
     """None: MLFLOW_TRACKING_URI, else SQLite in the workspace."""
@@ -505,7 +515,8 @@ class StepPods(Section):
 
 
 class PodsConfig(Section):
-    """The pods of a pipeline on a cluster. Compiled into the pipeline; no parameter of it."""
+    """The pods of a pipeline on a cluster. Compiled into the pipeline; no parameter of it. The defaults are
+    what infra/kubernetes makes."""
 
     image: str | None = None
     """None: the image of this version."""
@@ -514,9 +525,11 @@ class PodsConfig(Section):
     """Names of the secrets that let the nodes pull the image."""
     workspace_claim: str | None = "megl-workspace"
     """The PersistentVolumeClaim mounted as the workspace, on /workspace."""
-    secrets: dict[str, dict[str, str]] = {}
+    secrets: dict[str, dict[str, str]] = {
+        "s3": {name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    }
     """Of each secret: which key becomes which variable, as in {megl-s3: {key: AWS_ACCESS_KEY_ID}}."""
-    env: dict[str, str] = {}
+    env: dict[str, str] = {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}
     """Plain variables."""
     user: int | None = Field(None, ge=1)
     """User id of the processes. None: the image's, which is not root either."""
@@ -589,6 +602,7 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
     promotion: PromotionConfig = PromotionConfig()
+    retraining: RetrainingConfig = RetrainingConfig()
     registry: RegistryConfig = RegistryConfig()
     storage: StorageConfig = StorageConfig()
     cluster: ClusterConfig = ClusterConfig()

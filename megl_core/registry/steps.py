@@ -289,6 +289,37 @@ def promote_if_passed(
     return current.stage.value
 
 
+def promote_or_fail(
+    config: Config, workspace: Path, reference: str, stage: str, *, reason: str
+) -> dict[str, Any]:
+    """Move a version (number or alias) to a stage; its approval is requested where people must give it.
+
+    A version that is in the stage already stays there. Returns the run's result: model, version, stage.
+
+    Raises:
+        GateError: the gates do not pass, or an approval is missing.
+        ConfigError: there is no such version.
+    """
+    name, uri = config.registry.model_name, resolve_tracking_uri(config.registry, workspace)
+    current = show_version(name, reference, uri)
+    target = Stage(stage)
+    if current.stage is not target:
+        try:
+            current = promote_judged(name, current.version, target, config, uri, reason=reason)
+        except ApprovalMissingError:
+            with contextlib.suppress(ConfigError):  # it was asked for already
+                request(name, current.version, target, uri, reason=reason)
+            raise
+    get_reporter().message(f"version {current.version} is in stage {current.stage}")
+    return {
+        "model_name": name,
+        "model_digest": current.model_digest,
+        "version": current.version,
+        "stage": current.stage.value,
+        "tracking_uri": redact(uri),
+    }
+
+
 def promote_judged(
     name: str,
     version: int,

@@ -26,6 +26,19 @@ def test_a_silent_step_before_a_speaking_one_was_reused() -> None:
     assert states.steps["ingest"].seconds == 2.0
 
 
+def test_steps_that_a_run_does_without_are_neither_reused_nor_missing() -> None:
+    states = StepStates(STEPS)
+    states.take(event("ingest", "start"))
+    states.take(event("validate", "skipped"))
+    states.take(event("train", "skipped"))
+    states.take(event("ingest", "end", 3.0))
+    states.take(event("report", "start", 4.0))
+    states.take(event("report", "end", 5.0))
+    states.finish(succeeded=True)
+    assert states.names("skipped") == ["validate", "train"]
+    assert states.names("reused") == []
+
+
 def test_a_failed_step_keeps_its_error_and_exit_code() -> None:
     states = StepStates(STEPS)
     states.take(event("ingest", "start"))
