@@ -114,11 +114,14 @@ class StepStates:
         return MeglError(f"the pipeline's process died ({died}): {last}", where=f"log {log}")
 
     def _silent_before(self, name: str) -> None:
+        """Settle the steps that a later one leaves behind; after a failure only the notification runs."""
+        broken = False
         for step in self.steps.values():
             if step.name == name:
                 return
             if step.state == "waiting":
-                step.state = "reused"
+                step.state = "not run" if broken else "reused"
+            broken = broken or step.state in ("failed", "running")
 
 
 class Screen:
