@@ -21,6 +21,12 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Severity = Literal["fail", "warn", "off"]
 
 
+def _holds_credentials(address: str) -> bool:
+    """Whether a URL has a password, a token or a query in it; the user of ssh:// is none of these."""
+    address = re.sub(r"^ssh://[^/:@]*@", "ssh://", address)
+    return address != redact(address)
+
+
 class Section(BaseModel):
     """A frozen group of settings; unknown keys are errors."""
 
@@ -70,11 +76,42 @@ class DataConfig(Section):
     importer: str = "procedural"
     """A name from `megl data import --help`."""
     source: str | None = None
-    """What the importer reads: a folder or a file."""
+    """What the importer reads: a folder, an s3:// folder, or with `path` a DVC repository or its URL."""
+    path: str | None = None
+    """The folder in that repository which DVC tracks, relative to the repository's root."""
+    revision: str | None = None
+    """Commit, branch or tag. None: the tip of the default branch; of a local repository, what lies there."""
     labels: list[str] | None = None
     """The labels that may occur; None: those the dataset declares, else those its training rows carry."""
     scenes: ScenesConfig = ScenesConfig()
     split: SplitConfig = SplitConfig()
+
+    @field_validator("source")
+    @classmethod
+    def _hold_no_password(cls, source: str | None) -> str | None:
+        if source is not None and _holds_credentials(source):
+            raise ValueError(
+                "keep credentials out of it: Git has its credential helpers and SSH keys, S3 its environment"
+            )
+        return source
+
+    @field_validator("path")
+    @classmethod
+    def _stay_in_the_repository(cls, path: str | None) -> str | None:
+        if path is not None and (not path.strip("/") or path.startswith("/") or ".." in path.split("/")):
+            raise ValueError("path is relative to the repository's root and stays inside")
+        return path
+
+    @model_validator(mode="after")
+    def _name_one_place(self) -> "DataConfig":
+        is_s3 = (self.source or "").startswith("s3://")
+        if self.path is not None and (self.source is None or is_s3):
+            raise ValueError("path lies in a DVC repository: source names it by folder or Git URL")
+        if self.path is None and "://" in (self.source or "") and not is_s3:
+            raise ValueError("name the folder that DVC tracks in this repository: path")
+        if self.revision is not None and self.path is None:
+            raise ValueError("revision is of a DVC repository: set source and path too")
+        return self
 
 
 class Bound(Section):
@@ -447,7 +484,7 @@ class RegistryConfig(Section):
     @field_validator("tracking_uri")
     @classmethod
     def _hold_no_password(cls, uri: str | None) -> str | None:
-        if uri is not None and uri != redact(uri):
+        if uri is not None and _holds_credentials(uri):
             raise ValueError(
                 "keep credentials out of it: MLflow reads MLFLOW_TRACKING_USERNAME and _PASSWORD"
             )
@@ -479,6 +516,18 @@ class StorageConfig(Section):
     """Sent with each upload, for the store to check. None: for stores that do not know these headers."""
     threads: int = Field(8, ge=1)
     """Files that are transferred at a time."""
+    dvc_remote: str | None = None
+    """Where ingest pushes the versions of datasets: s3://bucket/prefix or a folder. None: nowhere. DVC's own
+    client goes there: it takes address, region, authorities, timeouts and threads, no addressing style."""
+
+    @field_validator("dvc_remote")
+    @classmethod
+    def _be_s3_or_a_folder(cls, remote: str | None) -> str | None:
+        if remote is not None and ("://" in remote and not remote.startswith("s3://")):
+            raise ValueError("write s3://bucket/prefix or a folder")
+        if remote is not None and _holds_credentials(remote):
+            raise ValueError("keep credentials out of it: they are found in the environment or a profile")
+        return remote
 
 
 # --- pods ------------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ def _with_data(config: Config, data: Path | None) -> Config:
         return config
     folder = data.resolve()
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-.") or "data"
-    source = {"importer": "folder", "source": str(folder), "name": name}
+    source = {"importer": "folder", "source": str(folder), "path": None, "revision": None, "name": name}
     return parse(Config, config.model_dump() | {"data": config.data.model_dump() | source}, where="--data")
 
 

@@ -115,6 +115,16 @@ def upload_folder(folder: Path, uri: str, config: StorageConfig) -> None:
         client.put_object(**_place(_join(uri, INDEX)), Body=canonical_json(index), **_checksum(config))
 
 
+def list_folder(uri: str, config: StorageConfig) -> dict[str, StoredFile]:
+    """`{path: size and SHA-256}` of an uploaded folder, as its index has them.
+
+    Raises:
+        DataError: no complete folder there.
+        UnavailableError: the store does not answer, or refuses.
+    """
+    return _complete(open_client(config), uri)
+
+
 def download_file(uri: str, file: Path, config: StorageConfig) -> None:
     """Copy an object to a file, whole or not at all.
 
@@ -138,9 +148,7 @@ def download_folder(uri: str, folder: Path, config: StorageConfig) -> None:
         MeglError: something else lies at `folder`.
     """
     client = open_client(config)
-    files = _read_index(client, uri)
-    if files is None:
-        raise DataError("there is no complete folder at this address", where=uri, fix="upload it (again)")
+    files = _complete(client, uri)
     if folder.is_dir() and _is_whole(folder, files):
         return
     partial = folder.parent / f".{folder.name}.partial"
@@ -187,6 +195,17 @@ def _is_whole(folder: Path, files: Mapping[str, StoredFile]) -> bool:
 
 def _has(path: Path, file: StoredFile) -> bool:
     return path.is_file() and path.stat().st_size == file.size and sha256_file(path) == file.sha256
+
+
+def _complete(client: Any, uri: str) -> dict[str, StoredFile]:
+    files = _read_index(client, uri)
+    if files is None:
+        raise DataError(
+            "there is no complete folder at this address",
+            where=uri,
+            fix=f"upload it (again): megl data upload FOLDER {uri}",
+        )
+    return files
 
 
 def _read_index(client: Any, uri: str) -> dict[str, StoredFile] | None:

@@ -48,7 +48,9 @@ def compiled(tmp_path: Path) -> Callable[[PodsConfig | None], Compiled]:
             end = notify(workspace=text)
             settle(end, "notify", pods)
             with dsl.ExitHandler(end, name="run"):
-                checked = prerequisites(workspace=text, data=text, train=text, registry=text, cluster=text)
+                checked = prerequisites(
+                    workspace=text, data=text, train=text, registry=text, cluster=text, storage=text
+                )
                 settle(checked, "prerequisites", pods)
                 promoted = promote(
                     version=text, passed=True, stage=text, workspace=text, registry=text,

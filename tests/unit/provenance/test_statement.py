@@ -10,7 +10,7 @@ import pytest
 from megl_core.errors import DataError, IntegrityError
 from megl_core.files import sha256_file
 from megl_core.provenance import source
-from megl_core.provenance.source import find_code, location_uri
+from megl_core.provenance.source import find_code
 from megl_core.provenance.statement import (
     Statement,
     Training,
@@ -25,6 +25,7 @@ from megl_core.provenance.statement import (
     training_statement,
     with_byproducts,
 )
+from megl_core.redaction import location_uri
 
 DIGEST_SET = {
     "type": "object",
