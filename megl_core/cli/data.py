@@ -9,7 +9,7 @@ import typer
 
 from megl_core.cli.common import JsonOption, ParamsOption, SetOption, console, print_json, resolve_config
 from megl_core.config import Config, DataConfig, SplitConfig, parse
-from megl_core.errors import GateError
+from megl_core.errors import DataError, GateError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -204,9 +204,16 @@ def upload(
 @app.command()
 def restore(
     reference: Annotated[
-        str, typer.Argument(help="Digest of the dataset, or its DVC hash (....dir).", show_default=False)
+        str,
+        typer.Argument(
+            help="Digest of the dataset, its DVC hash (....dir), or a model that was trained on it: megl/3.",
+            show_default=False,
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The dataset folder to write.")],
+    workspace: Annotated[
+        Path, typer.Option("--workspace", "-w", help="Folder of the local MLflow store.")
+    ] = Path("workspace"),
     params: ParamsOption = None,
     set_: SetOption = None,
     as_json: JsonOption = False,
@@ -214,10 +221,15 @@ def restore(
     """Bring a dataset back from storage.dvc_remote, byte for byte, and check its digest.
 
     Example: megl data restore DIGEST -o data/birds --set storage.dvc_remote=s3://datasets/megl
+
+    Example: megl data restore megl/champion -o data/birds
     """
     from megl_core.data.restore import restore as run_restore
 
-    restored = run_restore(reference, output, resolve_config(params, set_).storage)
+    config = resolve_config(params, set_)
+    if "/" in reference:
+        reference = _trained_on(reference, config, workspace)
+    restored = run_restore(reference, output, config.storage)
     if as_json:
         print_json(asdict(restored))
         return
@@ -226,6 +238,19 @@ def restore(
     )
     name = "digest" if restored.digest else "DVC hash"
     console.print(f"{name} {restored.digest or restored.md5} (verified)", soft_wrap=True)
+
+
+def _trained_on(version: str, config: Config, workspace: Path) -> str:
+    """Root digest of the data that a registered model was trained on."""
+    from megl_core.lineage.record import parse_reference, read_record
+    from megl_core.provenance.statement import data_digest
+    from megl_core.registry.tracking import resolve_tracking_uri
+
+    recorded = read_record(*parse_reference(version), resolve_tracking_uri(config.registry, workspace))
+    digest = data_digest(recorded.statement) if recorded.statement else ""
+    if not digest:
+        raise DataError("the record of this model does not tell its data", where=version)
+    return digest
 
 
 def _show_import(report: "ImportReport", target: Path, as_json: bool) -> None:

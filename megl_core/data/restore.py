@@ -11,7 +11,6 @@ from megl_core.errors import ConfigError, IntegrityError
 from megl_core.files import atomic_directory
 from megl_core.progress import Reporter
 from megl_core.storage import remote
-from megl_core.storage.dvc import DvcVersion
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _DVC_HASH = re.compile(r"[0-9a-f]{32}\.dir")
@@ -22,7 +21,9 @@ class Restored:
     """A dataset that came back.
 
     Attributes:
-        digest: root digest, computed from the bytes that arrived; None: by its DVC hash, which they have.
+        digest: root digest, computed from the bytes that arrived; None: asked for by the DVC hash, which they
+            have.
+        size: bytes of all files.
     """
 
     folder: Path
@@ -47,7 +48,8 @@ def restore(
         IntegrityError: what arrived has another digest. `target` is as it was, as after all of these.
     """
     if _DVC_HASH.fullmatch(reference):
-        return _restored(remote.restore(reference, target, storage), target, None)
+        remote.restore(reference, target, storage)
+        return _restored(target, None, reference)
     if not _DIGEST.fullmatch(reference):
         raise ConfigError(
             f"{reference!r} is neither the digest of a dataset nor its DVC hash",
@@ -56,11 +58,12 @@ def restore(
     stored = remote.find(reference, storage)
     split = parse(SplitConfig, stored.split, where=f"the remote's note of {reference}")
     with atomic_directory(target, marker=ANNOTATIONS) as temporary:
-        version = remote.restore(stored.md5, temporary, storage)
+        remote.restore(stored.md5, temporary, storage)
         if (digest := root_digest(scan(temporary, split, reporter))) != reference:
             raise IntegrityError(f"what arrived has the digest {digest}", where=f"DVC hash {stored.md5}")
-    return _restored(version, target, digest)
+    return _restored(target, digest, stored.md5)
 
 
-def _restored(version: DvcVersion, folder: Path, digest: str | None) -> Restored:
-    return Restored(folder, digest, version.md5, version.num_files, version.size)
+def _restored(folder: Path, digest: str | None, md5: str) -> Restored:
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return Restored(folder, digest, md5, len(sizes), sum(sizes))

@@ -13,7 +13,7 @@ from typing import Any
 from megl_core.config import StorageConfig
 from megl_core.errors import ConfigError, DataError
 from megl_core.files import read_json, write_json, write_text
-from megl_core.storage.dvc import DvcVersion, ensure_repository, fetch, push, use_remote
+from megl_core.storage.dvc import ensure_repository, fetch, push, use_remote
 from megl_core.storage.s3 import download_file, is_s3, upload_file
 
 _NAME = "storage"
@@ -80,7 +80,7 @@ def find(digest: str, config: StorageConfig) -> StoredDataset:
         ) from None
 
 
-def restore(md5: str, target: Path, config: StorageConfig) -> DvcVersion:
+def restore(md5: str, target: Path, config: StorageConfig) -> None:
     """Put the very bytes of a dataset into `target`, from the remote and with no more than its DVC hash.
 
     Raises:
@@ -93,7 +93,7 @@ def restore(md5: str, target: Path, config: StorageConfig) -> DvcVersion:
         root = ensure_repository(Path(scratch))
         use_remote(root, _NAME, _settings(config))
         write_text(root / f"{_FOLDER}.dvc", f"outs:\n- md5: {md5}\n  hash: md5\n  path: {_FOLDER}\n")
-        return fetch(str(root), _FOLDER, None, target)
+        fetch(str(root), _FOLDER, None, target)
 
 
 def _note(digest: str, config: StorageConfig) -> str:

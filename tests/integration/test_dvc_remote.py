@@ -1,12 +1,15 @@
 """What ingest takes from S3 and pushes to a DVC remote, and how it comes back; S3 as moto serves it."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from megl_core.cli import app
 from megl_core.config import DataConfig, StorageConfig
 from megl_core.data.ingest import Ingested, ingest
 from megl_core.data.restore import restore
@@ -94,6 +97,7 @@ def test_what_ingest_pushes_comes_back_bit_for_bit_on_a_machine_that_has_nothing
 
     assert tree_digests(back.folder) == files
     assert (back.digest, back.md5) == (pushed.digest, pushed.dvc.md5)
+    assert (back.num_files, back.size) == (pushed.dvc.num_files, pushed.dvc.size)
     by_hash = restore(pushed.dvc.md5, tmp_path / "back", s3)  # a dataset that lies there is replaced
     assert (by_hash.digest, tree_digests(tmp_path / "back")) == (None, files)
 
@@ -110,6 +114,25 @@ def test_credentials_are_in_no_file_and_no_object(
     assert not any(SECRET.encode() in content for content in [*contents, *keys(s3).values()])
     captured = capfd.readouterr()
     assert SECRET not in captured.out + captured.err
+
+
+def test_a_dataset_goes_to_s3_and_back_by_the_command_line(
+    s3: StorageConfig, birds: Path, tmp_path: Path
+) -> None:
+    uri = str(s3.dvc_remote).replace("/megl", "/birds")
+    settings = [f"--set=storage.endpoint_url={s3.endpoint_url}", f"--set=storage.dvc_remote={s3.dvc_remote}"]
+    sent = CliRunner().invoke(app, ["data", "upload", str(birds), uri, *settings, "--json"])
+    assert json.loads(sent.stdout)["num_files"] == 5
+    taken = CliRunner().invoke(app, ["data", "import", "folder", uri, str(tmp_path / "taken"), *settings])
+    assert "2 images" in taken.stdout
+    assert json.loads((tmp_path / "taken/dataset.json").read_text())["source"] == uri
+
+    data = DataConfig(name="birds", importer="folder", source=uri)
+    pushed = ingest(data, tmp_path / "workspace", s3)
+    command = ["data", "restore", pushed.digest, "--output", str(tmp_path / "back"), *settings]
+    restored = CliRunner().invoke(app, command)
+    assert f"digest {pushed.digest} (verified)" in restored.stdout
+    assert tree_digests(tmp_path / "back") == tree_digests(pushed.dataset)
 
 
 def test_a_remote_that_is_away_is_told_and_the_next_ingest_pushes(

@@ -20,10 +20,10 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from megl_core.cli import app
-from megl_core.config import DataConfig, RegistryConfig, RetrainingConfig, ScenesConfig
+from megl_core.config import DataConfig, RegistryConfig, RetrainingConfig, ScenesConfig, StorageConfig
 from megl_core.data.ingest import Ingested, ingest
 from megl_core.data.manifest import SCHEMA, read_manifest, root_digest, row_digest, write_manifest
-from megl_core.files import sha256_file, sha256_tree, write_json
+from megl_core.files import sha256_file, sha256_tree, tree_digests, write_json
 from megl_core.lineage.diff import compare_versions
 from megl_core.lineage.impact import EVALUATED, SELECTED, TRAINED, impact_of_dataset, impact_of_sample
 from megl_core.lineage.novelty import Novelty, find_novelty
@@ -36,13 +36,13 @@ from megl_core.registry.history import HISTORY_TAG, find_history
 from megl_core.registry.models import Stage, promote, register, request
 from megl_core.registry.promotion import Verdict
 from megl_core.registry.tracking import start_run
-from megl_core.storage import push
 from tests.integration.conftest import free_port, stop_group, wait_until_healthy, write_evaluation
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
 
 NAME = "audited"
 BUCKET = "storage"
+STORAGE = StorageConfig(dvc_remote=f"s3://{BUCKET}/dvc")
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ def without_a_sample(workspace: Path, config: DataConfig) -> Ingested:
         json.loads(line)["label"] for line in rest if json.loads(line)["label"] != row["label"]
     )
     annotations.write_text("\n".join([json.dumps(row), *rest]) + "\n")
-    return ingest(config, workspace)
+    return ingest(config, workspace, STORAGE)
 
 
 @pytest.fixture(scope="module")
@@ -255,18 +255,11 @@ def built(server: tuple[str, Path], s3: Any, tmp_path_factory: pytest.TempPathFa
     config = DataConfig(
         name="scenes", scenes=ScenesConfig(num_train=8, num_val=4, num_test=4, size=24, mask_share=0.5)
     )
-    data = ingest(config, workspace)
-    endpoint = os.environ["AWS_ENDPOINT_URL"]
-    (workspace / ".dvc" / "config").write_text(
-        "[core]\n    no_scm = True\n    remote = s3\n"
-        f"['remote \"s3\"']\n    url = s3://{BUCKET}/dvc\n    endpointurl = {endpoint}\n"
-    )
-    push(data.dataset)
+    data = ingest(config, workspace, STORAGE)
     model = register_version(folder, uri, workspace, data, key, 0)
     passed = Verdict(NAME, 1, True, [GateRow("test.accuracy", 0.9, None, ">= 0.5", True, "")], None)
     promote(NAME, 1, Stage.PRODUCTION, uri, reason="it is the first", verdict=passed)
     changed = without_a_sample(workspace, config)
-    push(changed.dataset)
     register_version(folder, uri, workspace, changed, key, 1)
     request(NAME, 2, Stage.PRODUCTION, uri, reason="it is newer")
 
@@ -613,6 +606,18 @@ def test_which_versions_a_dataset_made(audited: Audited) -> None:
     found = impact_of_dataset(audited.registered["data_digest"][:16], audited.uri)
     assert [(use.version, use.uses) for use in found.uses] == [(1, (TRAINED, EVALUATED))]
     assert SELECTED not in found.uses[0].uses
+
+
+def test_the_data_of_a_version_come_back_from_the_remote(audited: Audited, tmp_path: Path) -> None:
+    command = ["data", "restore", f"{NAME}/1", "--output", str(tmp_path / "back"), "--json"]
+    settings = [f"registry.tracking_uri={audited.uri}", f"storage.dvc_remote={STORAGE.dvc_remote}"]
+    done = CliRunner().invoke(app, [*command, *(f"--set={setting}" for setting in settings)])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["digest"] == audited.registered["data_digest"]
+    back, now = (
+        tree_digests(folder) for folder in (tmp_path / "back", audited.workspace / "datasets/scenes")
+    )
+    assert {path for path in back if back[path] != now.get(path)} == {"annotations.jsonl"}
 
 
 def test_what_changed_between_two_versions(audited: Audited, tmp_path: Path) -> None:

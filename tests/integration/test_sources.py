@@ -2,9 +2,15 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import threading
+from base64 import b64encode
+from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +26,7 @@ from tests.unit.data.build import write_dataset, write_rows
 
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 PATH = "data/birds"
+TOKEN = "glpat-not-to-be-shown"
 
 pytestmark = pytest.mark.slow
 
@@ -193,10 +200,85 @@ def spoil(remote: Path, md5: str) -> None:
     stored.write_bytes(b"x" * stored.stat().st_size)
 
 
-@pytest.mark.parametrize(
-    "name", ["../escaped", "../../../../../../../../tmp/escaped", "images/../../escaped"]
-)
-def test_a_listing_that_leads_out_of_the_folder_is_refused(owner: Owner, workspace: Path, name: str) -> None:
+@pytest.fixture
+def git_server(made: Owner) -> Iterator[str]:
+    """Git's own HTTP server over the repository, open to those with the token; its URL."""
+    wanted = f"Basic {b64encode(f'token:{TOKEN}'.encode()).decode()}"
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if self.headers.get("Authorization") != wanted:
+                self.reply(401, ['WWW-Authenticate: Basic realm="git"'], b"")
+                return
+            path, _, query = self.path.partition("?")
+            variables = {
+                "GIT_PROJECT_ROOT": str(made.folder.parent),
+                "GIT_HTTP_EXPORT_ALL": "1",
+                "PATH_INFO": path,
+                "QUERY_STRING": query,
+                "REQUEST_METHOD": self.command,
+                "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+            }
+            command = ["git", "-c", "safe.directory=*", "http-backend"]
+            done = subprocess.run(
+                command, input=body, env=os.environ | variables, capture_output=True, check=True
+            )
+            head, _, content = done.stdout.partition(b"\r\n\r\n")
+            self.reply(200, head.decode().splitlines(), content)
+
+        def reply(self, status: int, headers: list[str], content: bytes) -> None:
+            self.send_response(status)
+            for line in [*headers, f"Content-Length: {len(content)}"]:
+                name, _, value = line.partition(": ")
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = answer  # noqa: N815 (http.server's names)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/{made.folder.name}/.git"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_private_repository_opens_with_a_token_that_is_written_nowhere(
+    made: Owner,
+    git_server: str,
+    workspace: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    settings = tmp_path / "gitconfig"
+    settings.write_text("")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+    with pytest.raises(UnavailableError, match="credential"):
+        ingest(from_dvc(made, source=git_server), workspace)
+    settings.write_text(
+        '[credential]\n helper = "!f() { echo username=token; echo password=$GIT_TOKEN; }; f"\n'
+    )
+    monkeypatch.setenv("GIT_TOKEN", TOKEN)
+
+    taken = ingest(from_dvc(made, source=git_server, revision=made.first), workspace)
+
+    assert taken.num_samples == 6
+    assert taken.source is not None
+    assert taken.source["uri"] == f"dvc+{git_server}#{PATH}"
+    assert not any(TOKEN.encode() in path.read_bytes() for path in workspace.rglob("*") if path.is_file())
+    captured = capfd.readouterr()
+    assert TOKEN not in captured.out + captured.err
+
+
+@pytest.mark.parametrize("name", ["../escaped", "../../../escaped", "images/../../escaped"])
+def test_a_listing_that_leads_out_of_the_folder_is_refused(
+    owner: Owner, workspace: Path, tmp_path: Path, name: str
+) -> None:
     md5 = recorded_md5(owner)
     stored = owner.remote / "files/md5" / md5[:2] / md5[2:]
     entries = json.loads(stored.read_bytes())
@@ -213,5 +295,4 @@ def test_a_listing_that_leads_out_of_the_folder_is_refused(owner: Owner, workspa
     with pytest.raises(DataError, match="unsafe path"):
         ingest(from_dvc(owner), workspace)
 
-    assert not Path("/tmp/escaped").exists()
-    assert list(workspace.rglob("escaped")) == []
+    assert list(tmp_path.rglob("escaped")) == []

@@ -130,6 +130,7 @@ def made(model: Path, repository: str = "https://ann:secret@example.org/data.git
             "revision": "abc",
             "num_files": 3,
             "size": 10,
+            "source": {"uri": "dvc+https://example.org/birds.git#data", "digest": {"gitCommit": "a" * 40}},
         },
         code_digest="c" * 64,
         checkpoints={"backbone": "b" * 64},
@@ -177,6 +178,10 @@ def test_it_names_files_data_code_and_settings(model: Path) -> None:
         "num_files": 3,
         "size": 10,
     }
+    imported = dependency(statement, "dataset source")
+    assert imported is not None
+    assert imported["uri"] == "dvc+https://example.org/birds.git#data"
+    assert imported["digest"] == {"gitCommit": "a" * 40}
     pretrained = dependency(statement, "pretrained backbone")
     assert pretrained == {"name": "pretrained backbone", "digest": {"sha256": "b" * 64}}
     assert parameters(statement) == {"train": {"epochs": 2}}
