@@ -63,7 +63,7 @@ def run_local(
 def pipeline_arguments(config: Config, workspace: Path, stage: str) -> dict[str, Any]:
     """The pipeline's parameters: each section as JSON (KFP's own mappings hold no null and turn integers
     into floats), and the digests of the code and of the tracking store's address."""
-    sections = config.model_dump(mode="json", exclude={"cluster", "pods"})
+    sections = config.model_dump(mode="json", exclude={"pods"})
     return {
         "workspace": str(workspace),
         "code": code_digest(),

@@ -39,6 +39,8 @@ def training(
     gate: str,
     promotion: str,
     registry: str,
+    cluster: str,
+    storage: str,
     stage: str = "Staging",
 ) -> str:
     """Train, judge and register a model.
@@ -57,6 +59,8 @@ def training(
         gate: Section of the configuration, as JSON.
         promotion: Section of the configuration, as JSON.
         registry: Section of the configuration, as JSON.
+        cluster: Section of the configuration, as JSON.
+        storage: Section of the configuration, as JSON.
         stage: Stage for a model that passes the gate.
 
     Returns:
@@ -84,6 +88,8 @@ def training(
         model=model,
         objective=objective,
         train=train,
+        cluster=cluster,
+        storage=storage,
     )
     evaluated = evaluate_step(
         trained=trained.outputs["trained"],
