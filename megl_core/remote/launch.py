@@ -1,5 +1,6 @@
 """The train step, wherever it trains: in this process, in several on this machine, or on nodes."""
 
+import signal
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +13,8 @@ from megl_core.files import read_json
 from megl_core.registry.steps import Trained, train_tracked
 from megl_core.remote.job import train_on_nodes
 from megl_core.remote.order import Order
-from megl_core.remote.torchrun import End, Nodes
-from megl_core.remote.worker import Assignment, run_workers
+from megl_core.remote.torchrun import Nodes
+from megl_core.remote.worker import Assignment, cause, run_workers
 
 
 def train_anywhere(
@@ -84,17 +85,8 @@ def train_anywhere(
 
 def _train_in_processes(assignment: Assignment, processes: int) -> Trained:
     end = run_workers(assignment, Nodes(processes))
+    if end.code == 128 + signal.SIGTERM:
+        raise SystemExit(end.code)
     if end.code != 0:
-        raise _cause(assignment, end)
+        raise cause(assignment, end)
     return Trained(assignment.output, **read_json(assignment.trained))
-
-
-def _cause(assignment: Assignment, end: End) -> BaseException:
-    """What the first process that failed said of it."""
-    if assignment.failed(end.rank).is_file():
-        return MeglError(**read_json(assignment.failed(end.rank)))
-    if end.code == 128 + 15:
-        return SystemExit(end.code)
-    return MeglError(
-        f"rank {end.rank} of the training ended with exit code {end.code}", fix="see its last lines above"
-    )

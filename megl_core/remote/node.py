@@ -28,7 +28,7 @@ from megl_core.remote.checkpoints import CHECKPOINTS, fetch_newest
 from megl_core.remote.exchange import Exchange, open_exchange
 from megl_core.remote.order import ORDER, RESULT, Order, Result, read_tree, write_section
 from megl_core.remote.torchrun import nodes_from
-from megl_core.remote.worker import Assignment, run_workers
+from megl_core.remote.worker import Assignment, cause, run_workers
 
 CACHE_VARIABLE = "MEGL_CACHE"
 
@@ -76,7 +76,9 @@ def run(address: str, fingerprint: str, storage: StorageConfig, cache: Path) -> 
         storage=storage,
     )
     end = run_workers(assignment, nodes)
-    if end.code == 0 and nodes.rank == 0:
+    if end.code != 0:  # the last line of a pod is what its launcher shows
+        print(f"rank {end.rank} failed: {cause(assignment, end).what}", file=sys.stderr, flush=True)
+    elif nodes.rank == 0:
         _deliver(training, assignment)
     return end.code
 

@@ -47,6 +47,15 @@ def run_workers(assignment: Assignment, nodes: Nodes) -> End:
     return run_processes(["-m", __name__, str(file)], nodes)
 
 
+def cause(assignment: Assignment, end: End) -> MeglError:
+    """What the first process that failed said of it, or at least how it ended."""
+    if assignment.failed(end.rank).is_file():
+        return MeglError(**read_json(assignment.failed(end.rank)))
+    return MeglError(
+        f"rank {end.rank} of the training ended with exit code {end.code}", fix="see its last lines above"
+    )
+
+
 def main(file: Path) -> None:
     """Do the assignment in this file; a `MeglError` ends the process with its exit code."""
     assignment = parse(Assignment, read_json(file), where=str(file))
