@@ -76,10 +76,10 @@ def run(address: str, fingerprint: str, storage: StorageConfig, cache: Path) -> 
         storage=storage,
     )
     end = run_workers(assignment, nodes)
-    if end.code != 0:  # the last line of a pod is what its launcher shows
-        print(f"rank {end.rank} failed: {cause(assignment, end).what}", file=sys.stderr, flush=True)
-    elif nodes.rank == 0:
+    if end.code == 0 and nodes.rank == 0:
         _deliver(training, assignment)
+    if end.code not in (0, 128 + signal.SIGTERM):  # the last line of a pod is what its launcher shows
+        print(f"rank {end.rank} failed: {cause(assignment, end).what}", file=sys.stderr, flush=True)
     return end.code
 
 
