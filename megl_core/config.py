@@ -599,7 +599,8 @@ class ClusterConfig(Section):
 
     exchange: str | None = None
     """Folder or s3:// address that the pipeline and the nodes share: packed data, checkpoints, results.
-    None: no TrainJob; the train step trains where it runs."""
+    A folder named `exchange` in the workspace is cleaned up with it. None: no TrainJob; the train step
+    trains where it runs."""
     namespace: str = "megl"
     runtime: str = "megl"
     """The ClusterTrainingRuntime: image, torchrun, volumes, security and the pods' priority class."""

@@ -68,6 +68,8 @@ def train_tracked(
     checkpoints: Path | None = None,
     provenance: Path | None = None,
     profile: Path | None = None,
+    run_id: str | None = None,
+    saved: Callable[[Path], None] | None = None,
 ) -> Trained | None:
     """Train on the very data that were validated, and log the run to MLflow.
 
@@ -75,6 +77,8 @@ def train_tracked(
         provenance: the file for the statement of what the model was made of. None: beside the model,
             `<output>.provenance.json`; the model folder itself tells nothing of time and place.
         profile: a file for a Chrome trace of a few steps.
+        run_id: the MLflow run to go on with; None: a new one.
+        saved: is called with each checkpoint's folder when it is complete.
 
     Returns:
         None on all but the main process of several.
@@ -88,6 +92,7 @@ def train_tracked(
     code = code or code_digest()
     options: dict[str, Any] = {
         "resume": resume, "checkpoints": checkpoints, "code": code, "profile": profile,
+        "saved": saved,
     }  # fmt: skip
     is_main = os.environ.get("RANK", "0") == "0"
     if is_main:
@@ -103,7 +108,7 @@ def train_tracked(
     if not track or not is_main:
         result = train(data, output, *sections, **options)
         return finished(result, "") if result else None
-    with start_run(config.registry, workspace, tags={"megl.code_digest": code}) as tracker:
+    with start_run(config.registry, workspace, run_id=run_id, tags={"megl.code_digest": code}) as tracker:
         dvc_hash = str(dvc["md5"]) if dvc else None
         source = f"{dvc['repository']}/{dvc['path']}" if dvc else str(data)
         tracker.log_dataset(Path(source).name, digest, source, dvc_hash)

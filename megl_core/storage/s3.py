@@ -9,7 +9,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -167,7 +167,69 @@ def download_folder(uri: str, folder: Path, config: StorageConfig) -> None:
     shutil.rmtree(partial)
 
 
-def _in_threads(work: Callable[[str], None], paths: Mapping[str, StoredFile], config: StorageConfig) -> None:
+def read_object(uri: str, config: StorageConfig) -> bytes | None:
+    """A small object's bytes; None where there is none.
+
+    Raises:
+        UnavailableError: the store does not answer, or refuses.
+    """
+    client = open_client(config)
+    with _problems(uri):
+        if not _is_there(client, uri):
+            return None
+        content: bytes = client.get_object(**_place(uri))["Body"].read()
+    return content
+
+
+def write_object(content: bytes, uri: str, config: StorageConfig) -> None:
+    """Store a small object.
+
+    Raises:
+        UnavailableError: the store does not answer, or refuses.
+    """
+    client = open_client(config)
+    with _problems(uri):
+        client.put_object(**_place(uri), Body=content, **_checksum(config))
+
+
+def list_folders(uri: str, config: StorageConfig) -> list[str]:
+    """Names of what lies directly below an address, complete or not.
+
+    Raises:
+        UnavailableError: the store does not answer, or refuses.
+    """
+    place = _place(uri)
+    prefix = place["Key"] + "/"
+    pages = open_client(config).get_paginator("list_objects_v2")
+    with _problems(uri):
+        found = [
+            one["Prefix"]
+            for page in pages.paginate(Bucket=place["Bucket"], Prefix=prefix, Delimiter="/")
+            for one in page.get("CommonPrefixes", [])
+        ]
+    return sorted(name.removeprefix(prefix).rstrip("/") for name in found)
+
+
+def remove_folder(uri: str, config: StorageConfig) -> None:
+    """Remove everything below an address, where there is anything; its index first.
+
+    Raises:
+        UnavailableError: the store does not answer, or refuses.
+    """
+    place = _place(uri)
+    client = open_client(config)
+    pages = client.get_paginator("list_objects_v2")
+    with _problems(uri):
+        client.delete_object(**_place(_join(uri, INDEX)))
+        keys = [
+            str(one["Key"])
+            for page in pages.paginate(Bucket=place["Bucket"], Prefix=place["Key"] + "/")
+            for one in page.get("Contents", [])
+        ]
+        _in_threads(lambda key: client.delete_object(Bucket=place["Bucket"], Key=key), keys, config)
+
+
+def _in_threads(work: Callable[[str], object], paths: Iterable[str], config: StorageConfig) -> None:
     """Do the work for each path; the first failure drops what has not begun and is raised."""
     pool = ThreadPoolExecutor(config.threads)
     try:
