@@ -3,6 +3,7 @@
 Every sentence about a result is computed from the numbers; nothing here knows what came out.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,9 +12,23 @@ from benchmarks.cells import BASE, CONVERGED_EPOCHS, GRID_SEED, GROUPS, METHODS,
 from benchmarks.findings import Bar, Findings, clearly, correlation
 from benchmarks.markdown import image, interval, lines, paragraphs, provenance, spread, table
 from benchmarks.results import Find
+from benchmarks.searches import EPOCHS as TRIAL_EPOCHS
+from benchmarks.searches import (
+    FRESH_SEEDS,
+    RATE,
+    SEED,
+    SHARE,
+    TRIALS,
+    WEIGHT,
+    Searched,
+    SearchResults,
+    searches,
+)
+from benchmarks.selection import choose
 from benchmarks.stats import Interval
 from megl_core.errors import DataError
 from megl_core.files import write_text
+from megl_core.tuning.space import Range
 
 LABELS = {
     "megl": "MEGL",
@@ -74,13 +89,13 @@ Without any mask MEGL has nothing to learn regions from and is the same as text 
 _EPOCHS = int(BASE["train.epochs"])
 
 
-def write_page(find: Find, page: Path) -> None:
+def write_page(find: Find, searched: SearchResults, page: Path) -> None:
     """Write the page, and beside it the pictures for which there are numbers.
 
     Raises:
         DataError: there is no result; a page that is there stays as it is.
     """
-    findings = Findings(find)
+    findings = Findings(find, searched.cells(searches()))
     if not findings.all_records():
         raise DataError(
             "no results of this code to make a page of",
@@ -98,6 +113,7 @@ def write_page(find: Find, page: Path) -> None:
         _headline(findings, pictures["masks"]),
         _ablations(findings, pictures["ablations"]),
         _published(findings),
+        _tuned(findings, searched),
         _alignment(findings, pictures["alignment"]),
         _missing(findings),
         _protocol(),
@@ -183,8 +199,8 @@ def _published(findings: Findings) -> str:
     parts = [
         "## Published losses",
         f"Weight and map of each were chosen on seed {GRID_SEED} by accuracy plus energy in mask of the "
-        "*validation* images, all of which have a mask, over one grid for all; `megl tune` would search more "
-        "finely for each and was not used. RRR does not read the map: one kind was tried. "
+        "*validation* images, all of which have a mask, over one grid for all; a search for each stands "
+        "[below](#all-tuned-alike). RRR does not read the map: one kind was tried. "
         + _how_megl_was_tuned(findings),
         _choices_table(findings),
         "\\* of all points that were tried: what choosing by the answers would have found on this seed.",
@@ -262,6 +278,96 @@ def _winners(findings: Findings, cells: Sequence[Cell]) -> str:
             for cell, difference in ahead.items()
         )
     )
+
+
+def _tuned(findings: Findings, searched: SearchResults) -> str:
+    found = [(search, searched.find(search)) for search in searches()]
+    if not any(one for _, one in found):
+        return ""
+    cells = findings.measured("tuned")
+    left_out = [named(search.method) for search, one in found if one is None]
+    return paragraphs(
+        "## All tuned alike",
+        f"Each method had {TRIALS} trials of `megl tune` of {TRIAL_EPOCHS} epochs, with {SHARE} % masks and "
+        f"seed {SEED}: first its settings as they are, then points drawn at random (so few trials are within "
+        f"the estimator's random start), all from the same ranges: the weight of its loss {_range(WEIGHT)}, "
+        f"the learning rate {_range(RATE)}, for MEGL also the weight of regions. From the sixth trial on, "
+        "one below the median at the same epoch is stopped. The best trial is that with the highest "
+        "validation accuracy plus energy in mask; *validation* images are like the training images, all of them have a "
+        f"mask, and no shifted image is looked at. The best setting was then trained for {_EPOCHS} epochs "
+        f"with seeds {FRESH_SEEDS[0]} to {FRESH_SEEDS[-1]}, which no choice has seen. Command: "
+        "`make benchmark-method ARGS=\"--full --only 'tuned/*'\"`; every search is a line of "
+        "[method-searches.jsonl](../../benchmarks/results/method-searches.jsonl).",
+        "Every map is centered. "
+        + _plain_maps(findings)
+        + "Text only gets the same images and looks at none of their masks. Cross-entropy has no weight and "
+        "was left out.",
+        f"Not run: {', '.join(left_out)}." if left_out else "",
+        _searches_table([one for _, one in found if one is not None]),
+        _accuracy_table(findings, cells) if cells else "",
+        _maps_table(findings, cells) if cells else "",
+        _where_megl_loses(findings, cells),
+    )
+
+
+def _plain_maps(findings: Findings) -> str:
+    """What the same score would have chosen of the grid's plain maps."""
+    plain = [cell for cell in findings.measured("grid") if cell.share == 10 and _is_plain(cell)]
+    rivals = [choice for choice in choose(plain, findings.find) if choice.cell.method != "megl"]
+    if not rivals:
+        return ""
+    found = ", ".join(
+        f"{_label(choice.cell)} {100 * choice.record.metrics['ood']['accuracy']:.1f} %" for choice in rivals
+    )
+    return (
+        "To let a search choose the plain map as well would mislead it: of the grid's points with the plain "
+        f"map and 10 % masks, those with the best score have an accuracy out of distribution of {found}. "
+    )
+
+
+def _range(values: Range) -> str:
+    return f"{values.low:g} to {values.high:g}"
+
+
+def _searches_table(found: Sequence[Searched]) -> str:
+    rows = [
+        [
+            named(one.method),
+            ", ".join(f"{name.partition('.')[2]} {value:.3g}" for name, value in one.best.items()),
+            f"{100 * one.score:.1f}",
+            f"{100 * one.trials[0]['score']:.1f}",
+            ", ".join(
+                f"{count} {state}" for state, count in Counter(trial["state"] for trial in one.trials).items()
+            ),
+            f"{one.core_seconds / 60:.0f}",
+        ]
+        for one in found
+    ]
+    return table(["method", "best setting", "its score", "score as it was", "trials", "core minutes"], rows)
+
+
+def _where_megl_loses(findings: Findings, cells: Sequence[Cell]) -> str:
+    """Who has a higher mean than MEGL in what, whatever the spread."""
+    reference = next((cell for cell in cells if cell.method == "megl"), None)
+    if reference is None:
+        return ""
+    compared = {
+        "accuracy on test images": ("test", "accuracy"),
+        "OOD": ("ood", "accuracy"),
+        "conflict": ("conflict", "accuracy"),
+        "energy in mask on OOD images": ("ood", "energy_in_mask"),
+        "the pointing game on OOD images": ("ood", "pointing_game"),
+    }
+    sentences = []
+    for title, where in compared.items():
+        own = findings.summary(reference, *where)
+        others = [(cell, findings.summary(cell, *where)) for cell in cells]
+        ahead = [cell for cell, other in others if own and other and other.mean > own.mean]
+        if ahead:
+            sentences.append(f"- {title}: {_names(ahead)} above MEGL {spread(own)}")
+    if not sentences:
+        return "MEGL has the highest mean in everything that is compared here."
+    return paragraphs("Where another mean is higher than MEGL's, whatever the spread:", lines(*sentences))
 
 
 def _alignment(findings: Findings, picture: Path) -> str:
