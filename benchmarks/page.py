@@ -293,10 +293,10 @@ def _tuned(findings: Findings, searched: SearchResults) -> str:
         f"the estimator's random start), all from the same ranges: the weight of its loss {_range(WEIGHT)}, "
         f"the learning rate {_range(RATE)}, for MEGL also the weight of regions. From the sixth trial on, "
         "one below the median at the same epoch is stopped. The best trial is that with the highest "
-        "validation accuracy plus energy in mask; *validation* images are like the training images, all of them have a "
-        f"mask, and no shifted image is looked at. The best setting was then trained for {_EPOCHS} epochs "
-        f"with seeds {FRESH_SEEDS[0]} to {FRESH_SEEDS[-1]}, which no choice has seen. Command: "
-        "`make benchmark-method ARGS=\"--full --only 'tuned/*'\"`; every search is a line of "
+        "validation accuracy plus energy in mask; *validation* images are like the training images, all of "
+        "them have a mask, and no shifted image is looked at. The best setting was then trained for "
+        f"{_EPOCHS} epochs with seeds {FRESH_SEEDS[0]} to {FRESH_SEEDS[-1]}, which no choice has seen. "
+        "Command: `make benchmark-method ARGS=\"--full --only 'tuned/*'\"`; every search is a line of "
         "[method-searches.jsonl](../../benchmarks/results/method-searches.jsonl).",
         "Every map is centered. "
         + _plain_maps(findings)
