@@ -135,7 +135,8 @@ class _Workers:
     def __init__(self, study: "Study", job: Job, processes: int) -> None:
         self._study = study
         self._job = job
-        self._context = multiprocessing.get_context("spawn")
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([work.__module__])  # the libraries are loaded once
         self._running = {number: self._start(number) for number in range(processes)}
 
     def follow(self, reporter: Reporter, bar: Bar) -> None:

@@ -254,10 +254,10 @@ def test_a_process_that_is_killed_costs_its_trial_and_is_replaced(packed: Path, 
     config = changed(QUICK, ["train.epochs=5000", "train.seed=1"])
     with searching(packed, tmp_path, config, space, "--trials", "2", "--json") as process:
         wait_for_checkpoint(tmp_path, process)
-        worker = next(
+        (worker,) = (
             child
-            for child in psutil.Process(process.pid).children()
-            if "spawn_main" in " ".join(child.cmdline())
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if child.ppid() != process.pid  # a child of the server that the workers are forked from
         )
         worker.kill()
         shown, errors = process.communicate(timeout=120)
