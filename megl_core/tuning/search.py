@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from signal import SIGKILL
 from typing import TYPE_CHECKING
 
 import yaml
@@ -188,9 +189,8 @@ class _Workers:
                 f"trial {trial.number} stopped: {trial.user_attrs.get('error')}",
                 fix="start the same command again when it is there; the search goes on",
             )
-        fail(
-            self._study, trial, f"its process {how}" + (", perhaps for want of memory" if code == -9 else "")
-        )
+        guess = ", perhaps for want of memory" if code == -SIGKILL else ""
+        fail(self._study, trial, f"its process {how}{guess}")
         _close_run(trial, self._job)
         self._running[number] = self._start(number)
 
