@@ -109,6 +109,12 @@ def cases(packed: Path, sparse: Path, tmp_path_factory: pytest.TempPathFactory) 
         "uneven": (sparse, SMALL, uneven),
         "sharded": (packed, language_model(gpt2), sharded),
         "sharded adapters": (packed, language_model(gpt2, **LORA), sharded),
+        # A rate of nearly nothing: gradients in bfloat16 are rounded before they are summed over processes.
+        "bfloat16": (
+            packed,
+            SMALL,
+            CONFIG.model_copy(update={"precision": "bfloat16", "learning_rate": 1e-6, "epochs": 2}),
+        ),
         "exploding": (packed, SMALL, CONFIG.model_copy(update={"learning_rate": 1e30, "warmup": 0.0})),
         "sharded and stopped": (packed, language_model(gpt2), sharded.model_copy(update={"seed": 1})),
     }
@@ -152,7 +158,7 @@ def assert_same_curves(one: Path, two: Path) -> None:
             assert row[name] == pytest.approx(other[name], abs=1e-4, rel=1e-4), (row["epoch"], name)
 
 
-@pytest.mark.parametrize("name", ["plain", "uneven", "sharded", "sharded adapters"])
+@pytest.mark.parametrize("name", ["plain", "uneven", "bfloat16", "sharded", "sharded adapters"])
 def test_the_curves_are_those_of_one_process(
     cases: dict[str, Case], in_two: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
