@@ -1,4 +1,4 @@
-"""`megl data`: generate, import, validate, pack and look at datasets."""
+"""`megl data`: generate, import, validate, pack, upload and look at datasets."""
 
 import tempfile
 from dataclasses import asdict
@@ -127,6 +127,31 @@ def pack(
         rows = ", ".join(f"{split} {count}" for split, count in info.splits.items())
         console.print(f"packed {sum(info.splits.values())} samples into {output} ({rows})", soft_wrap=True)
         console.print(f"digest {info.digest}", soft_wrap=True)
+
+
+@app.command()
+def upload(
+    packed: Annotated[Path, typer.Argument(help="The packed folder.", show_default=False)],
+    address: Annotated[str, typer.Argument(help="Where it goes: s3://bucket/prefix.", show_default=False)],
+    params: ParamsOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy packed data to S3, from where `megl train` streams them; nothing is sent where they are already.
+
+    Example: megl data upload runs/packed s3://bucket/packed --set storage.endpoint_url=http://minio:9000
+    """
+    from megl_core.data.packed import verify as verify_packed
+    from megl_core.storage.s3 import upload_folder
+
+    config = resolve_config(params, set_)
+    info = verify_packed(packed)
+    upload_folder(packed, address, config.storage)
+    if as_json:
+        print_json({"address": address, **asdict(info)})
+        return
+    console.print(f"uploaded {sum(info.splits.values())} samples to {address}", soft_wrap=True, markup=False)
+    console.print(f"next: megl train {address}", soft_wrap=True, markup=False)
 
 
 @app.command()
