@@ -1,7 +1,8 @@
 """Decoded pixels of a packed split, and the bounded cache that keeps some of them in memory."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -66,10 +67,11 @@ class PixelStore:
 
     def mask(self, index: int) -> Tensor:
         """The mask alone, without a look at the image."""
-        mask = self.data.annotation(index).mask
-        if mask is None:
+        annotation = self.data.annotation(index)
+        if annotation.mask is None:
             return torch.zeros((), dtype=torch.uint8).expand(self.size, self.size)  # takes no memory
-        return mask_to_tensor(decode_mask(mask), self.size)
+        with self._naming(annotation.id, "mask"):
+            return mask_to_tensor(decode_mask(annotation.mask), self.size)
 
     def background(self, index: int) -> Tensor:
         """The image (3, S, S) uint8 of an annotated row without its object."""
@@ -83,13 +85,19 @@ class PixelStore:
         self.data.ahead(np.array(missing, dtype=np.int64))
 
     def _decode(self, index: int) -> tuple[Tensor, Tensor]:
+        content = self.data.image(index)
+        with self._naming(self.data.annotation(index).id, "image"):
+            image = image_to_tensor(decode_image(content), self.size)
+        return image, self.mask(index)
+
+    @contextmanager
+    def _naming(self, name: str, kind: str) -> Iterator[None]:
         try:
-            return image_to_tensor(decode_image(self.data.image(index)), self.size), self.mask(index)
+            yield
         except DataError as error:
-            name = self.data.annotation(index).id
             raise DataError(
-                f"sample {name!r} cannot be decoded: {error.what}",
-                where=error.where or self.data.files.where,
+                f"the {kind} of sample {name!r} cannot be decoded: {error.what}",
+                where=self.data.files.where,
                 fix="validate the dataset and pack it again",
             ) from None
 

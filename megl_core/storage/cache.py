@@ -71,10 +71,9 @@ class FolderCache:
         """
         if name not in self._files:
             raise FileNotFoundError(f"no {name} in this folder")
-        try:
+        with contextlib.suppress(FileNotFoundError):
             return self._open_kept(name)
-        except FileNotFoundError:
-            return self._fetched(name)
+        return self._fetched(name)
 
     def ahead(self, names: Iterable[str]) -> None:
         """Begin to fetch files that are not here, in this order. What fails is told when they are opened."""

@@ -60,7 +60,7 @@ def open_client(config: StorageConfig) -> Any:
         read_timeout=config.read_timeout,
         retries={"mode": "standard", "total_max_attempts": config.retries + 1},
         s3={"addressing_style": config.addressing_style},
-        max_pool_connections=config.threads,
+        max_pool_connections=2 * config.threads,  # others may ask beside those that transfer
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
