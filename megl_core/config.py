@@ -363,8 +363,13 @@ class TrainConfig(Section):
     keep_checkpoints: int = Field(2, ge=1)
     stall_seconds: float = Field(30.0, gt=0)
     """A step without progress for so long is reported; processes stop waiting for one that is stuck."""
-    cache_images: bool = True
-    """Keep decoded images in memory."""
+    num_workers: int = Field(2, ge=0)
+    """Threads of a process that decode, augment and tokenize ahead of the step; 0: the step waits for it."""
+    cache_mb: int = Field(2048, ge=0)
+    """Decoded pixels that a process keeps in memory, in MiB; others are decoded whenever they are drawn."""
+    shuffle_shards: int = Field(8, ge=1)
+    """Shards whose rows are mixed with each other. A set in more of them is shuffled shard by shard too, so
+    that a while of training reads from a part of the set."""
 
 
 # --- evaluation, gate, registry --------------------------------------------------------------
@@ -516,6 +521,11 @@ class StorageConfig(Section):
     """Sent with each upload, for the store to check. None: for stores that do not know these headers."""
     threads: int = Field(8, ge=1)
     """Files that are transferred at a time."""
+    cache: Path | None = None
+    """Folder on a disk of the machine for data that are streamed; its processes share it. None:
+    $XDG_CACHE_HOME/megl, else ~/.cache/megl."""
+    cache_mb: int = Field(16384, ge=1)
+    """What that folder may hold, in MiB, beside what is on its way."""
     dvc_remote: str | None = None
     """Where ingest pushes the versions of datasets: s3://bucket/prefix or a folder. None: nowhere. DVC's own
     client goes there: it takes address, region, authorities, timeouts and threads, no addressing style."""

@@ -16,7 +16,10 @@ DEFAULT_OUTPUT = Path("runs/model")
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Argument(help="Packed data, as `megl data pack` writes it.")],
+    data: Annotated[
+        str,
+        typer.Argument(help="Packed data: a folder, or the s3:// address that it was uploaded to."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")] = Path(
         "runs/model"
     ),
@@ -44,14 +47,17 @@ def train(
     Example: megl train runs/packed --output runs/model --set train.epochs=3
 
     Example, two processes: megl train runs/packed -n 2
+
+    Example, data that stay on S3: megl train s3://bucket/packed --set storage.cache=/scratch/megl
     """
     config = resolve_config(params, set_)
     if processes > 1 and "WORLD_SIZE" not in os.environ:
         from megl_core.data.packed import read_info
-
-        read_info(data)  # what is wrong is said once, not by every process
+        from megl_core.data.streaming import open_packed
         from megl_core.remote.torchrun import Nodes, run_processes
 
+        with open_packed(data, config.storage) as files:
+            read_info(files)  # what is wrong is said once, not by every process
         raise typer.Exit(run_processes(["-m", "megl_core.cli", *sys.argv[1:]], Nodes(processes)).code)
     from megl_core.provenance.statement import statement_file
     from megl_core.registry.steps import train_tracked

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megl_core.code import code_digest
-from megl_core.config import Config, RegistryConfig
-from megl_core.data.packed import verify
+from megl_core.config import Config, RegistryConfig, StorageConfig
+from megl_core.data.packed import verify, verify_index
+from megl_core.data.streaming import open_packed
 from megl_core.errors import ConfigError, GateError, IntegrityError, MeglError
 from megl_core.evaluation import EVALUATION_FILE, PREDICTIONS_FILE, Evaluation, evaluate
 from megl_core.evaluation.report import write_report
@@ -35,6 +36,7 @@ from megl_core.registry.stages import (
 from megl_core.registry.tracking import resolve_tracking_uri, start_run
 from megl_core.registry.versions import RegisteredVersion, champion, show_version
 from megl_core.registry.vocabulary import Stage
+from megl_core.storage.s3 import is_s3
 
 if TYPE_CHECKING:
     from megl_core.training import TrainResult
@@ -55,7 +57,7 @@ class Trained:
 
 
 def train_tracked(
-    data: Path,
+    data: Path | str,
     output: Path,
     config: Config,
     workspace: Path,
@@ -93,10 +95,11 @@ def train_tracked(
     options: dict[str, Any] = {
         "resume": resume, "checkpoints": checkpoints, "code": code, "profile": profile,
         "saved": saved,
+        "storage": config.storage,
     }  # fmt: skip
     is_main = os.environ.get("RANK", "0") == "0"
     if is_main:
-        digest = _verified(data, digest)
+        digest = _verified(data, digest, config.storage)
     started = _now()
 
     def finished(result: "TrainResult", run_id: str) -> Trained:
@@ -149,9 +152,13 @@ def _now() -> str:
     return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _verified(data: Path, digest: str) -> str:
-    """The digest of packed data, computed anew."""
-    found = verify(data).digest
+def _verified(data: Path | str, digest: str, storage: StorageConfig) -> str:
+    """The digest of packed data, computed anew; on S3 from the index: images are checked when read."""
+    if is_s3(str(data)):
+        with open_packed(data, storage) as files:
+            found = verify_index(files).digest
+    else:
+        found = verify(Path(data)).digest
     if digest not in ("", found):
         raise IntegrityError(
             f"the packed data have the digest {found[:12]}, not {digest[:12]}",
@@ -177,7 +184,7 @@ def evaluate_tracked(
     Raises:
         IntegrityError: the model or the data no longer have their digests.
     """
-    _verified(data, digest)
+    _verified(data, digest, config.storage)
     if sha256_tree(model) != model_digest:
         raise IntegrityError(
             "the model's files are not those that were trained",

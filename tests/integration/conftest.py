@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from megl_core.files import sha256_file, sha256_tree, write_json
+from tests.integration.faulty_store import SECRET, Proxy, faulty_store
 
 if TYPE_CHECKING:
     from megl_core.config import StorageConfig
@@ -61,6 +62,18 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowSe
         yield MLflowServer(uri, folder / "artifacts")
     finally:
         stop_group(process)
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A store that can fail, with the bucket `datasets`; its keys stand in the environment."""
+    for variable in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with faulty_store() as store:
+        yield store
 
 
 def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
