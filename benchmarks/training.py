@@ -19,10 +19,11 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.command import start
+from benchmarks.training_loader import measure_loader
 from benchmarks.training_maps import measure_maps
 from benchmarks.training_page import write_page
 from benchmarks.training_plan import QUICK, Size
-from benchmarks.training_runs import measure_loader, measure_pipeline, measure_runs, measure_scaling
+from benchmarks.training_runs import measure_pipeline, measure_runs, measure_scaling
 from benchmarks.training_steps import measure_steps
 from benchmarks.worker import machine
 from megl_core.code import code_digest

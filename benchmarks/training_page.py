@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.markdown import lines, paragraphs, table
 from benchmarks.timing import Spread, ratios, spread_of
+from benchmarks.training_loader import CACHE_MB, STEP
 from benchmarks.training_maps import AUTOGRAD, CLOSED, LOOP
 from benchmarks.training_plan import VARIANTS
 from benchmarks.training_steps import CACHED, DECODER, LOADING, OPERATORS, PLAIN
@@ -36,6 +37,7 @@ RUNS = {
     "writing/memory": "writing, peak memory, MB",
 }
 
+_PACE = "pace, "
 Measured = Mapping[str, Sequence[float]]
 
 _INTRODUCTION = """\
@@ -80,14 +82,18 @@ One run of `make demo` in an empty workspace. A step's own work is what its func
 frameworks included; outside of it are the start of the pipeline and of a process for each step, KFP's own
 work between two steps, and the end."""
 
-_LOADER = """\
-One epoch over packed images of 32 pixels, three sentences each and a tenth of them with a mask, the next
-batch prepared while one is used. The larger sets name the shards of the smallest several times, so that all
-rows are real ones, and every naming is mapped into memory on its own. *Own* is memory that the process
-allocated, with Python and torch, before and at most while it iterated; *mapped* are pages of files,
-libraries and shards alike, which the kernel may take back at any time. The decoded cache,
-`train.cache_images`, is on by default and grows with the set: one image of 32 pixels takes about 4 kB with
-its mask, one of 224 pixels 200 kB."""
+_LOADER = f"""\
+**Pace.** Images a second by the clock, in turns: of the step with all terms on batches that are at hand, and
+of the loader alone, no image kept in memory, with one worker thread and with two. Two workers have two cores
+only where nobody else wants them.
+
+**Memory.** One epoch over packed images of 32 pixels, three sentences each and a tenth of them with a mask,
+prepared by two workers while one batch is used. The larger sets name the shards of the smallest several
+times, so that all rows are real ones; each naming is a shard of its own. *Own* is memory that the process
+allocated: with Python and torch, with the model and all that a run begins with, and at most while it
+iterated. *Mapped* are pages of libraries and of the index, which holds all rows but their images (about 0.6
+kB a row here, however large the images are) and which the kernel may take back at any time. With *cached*,
+`train.cache_mb` is {CACHE_MB}."""
 
 _SCALING = """\
 `megl train` with all terms, in one process and in two through torchrun and gloo: the same global batch of
@@ -110,7 +116,7 @@ def page(sections: Mapping[str, Any]) -> str:
         "maps": ("The map", _maps),
         "runs": ("Runs", _runs),
         "pipeline": ("The pipeline's overhead", _pipeline),
-        "loader": ("Memory of the loader", _loader),
+        "loader": ("The loader", _loader),
         "scaling": ("Two processes", _scaling),
     }
     written = [
@@ -139,7 +145,6 @@ def bars(measured: Mapping[str, Measured]) -> list[list[str]]:
     for model in _models(measured.get("steps", {})):
         found = _StepTimes(measured["steps"], model)
         more, writing = spread_of(found.over_plain(VISUAL)), spread_of(found.over_sum())
-        loading = spread_of(found.loader_pace(LOADING))
         rows += [
             [
                 f"{model}: step with visual and consistency terms over the plain classifier's, "
@@ -153,12 +158,16 @@ def bars(measured: Mapping[str, Measured]) -> list[list[str]]:
                 _ratio(writing),
                 _verdict(writing, DECODER_BAR),
             ],
+        ]
+    for model, pace in _paces(measured.get("loader", {})).items():
+        loading = spread_of(ratios(pace["2"], pace[STEP]))
+        rows.append(
             [
-                f"{model}: one loading thread, no cache, over a step's need, at least {LOADER_BAR:.0f}",
+                f"{model}: loader with two workers, no cache, over a step's need, at least {LOADER_BAR:.0f}",
                 _ratio(loading),
                 _verdict(loading, LOADER_BAR, at_most=False),
-            ],
-        ]
+            ]
+        )
     if "pipeline" in measured:
         outside, total = (measured["pipeline"][name][0] for name in ("outside", "total"))
         rows.append(
@@ -253,21 +262,63 @@ def _pipeline(measured: Measured) -> str:
 
 
 def _loader(measured: Measured) -> str:
-    names = {name.partition("/")[0] for name in measured}
+    paces = [
+        [model, *(_spread(pace[who]) for who in (STEP, "1", "2"))]
+        + [_ratio(spread_of(ratios(pace[workers], pace[STEP]))) for workers in ("1", "2")]
+        for model, pace in _paces(measured).items()
+    ]
     rows = []
+    names = {name.partition("/")[0] for name in measured if not name.startswith(_PACE)}
     for name in sorted(names, key=lambda name: (", cached" in name, int(name.partition(",")[0]))):
-        number = {key: measured[f"{name}/{key}"][0] for key in ("before", "anonymous", "mapped", "images/s")}
+        number = {
+            key: measured[f"{name}/{key}"][0]
+            for key in ("start", "before", "anonymous", "mapped", "images/s")
+        }
         rows.append(
             [
                 name,
-                *(f"{number[key] / 1e6:.0f}" for key in ("before", "anonymous")),
+                *(f"{number[key] / 1e6:.0f}" for key in ("start", "before", "anonymous")),
                 f"{(number['anonymous'] - number['before']) / 1e6:+.0f}",
                 f"{number['mapped'] / 1e6:.0f}",
                 f"{number['images/s']:.0f}",
             ]
         )
-    columns = ["images", "own before, MB", "own at most, MB", "difference, MB", "mapped, MB", "images/s"]
-    return paragraphs(_LOADER, table(columns, rows))
+    return paragraphs(
+        _LOADER,
+        table(
+            [
+                "model",
+                "step, images/s",
+                "one worker",
+                "two workers",
+                "one over the step",
+                "two over the step",
+            ],
+            paces,
+        ),
+        table(
+            [
+                "images",
+                "own at start, MB",
+                "own before, MB",
+                "own at most, MB",
+                "difference, MB",
+                "mapped, MB",
+                "images/s",
+            ],
+            rows,
+        ),
+    )
+
+
+def _paces(measured: Measured) -> dict[str, dict[str, Sequence[float]]]:
+    """Images a second by model, of the step and of the loader with so many workers."""
+    paces: dict[str, dict[str, Sequence[float]]] = {}
+    for name, values in measured.items():
+        if name.startswith(_PACE):
+            model, _, who = name.removeprefix(_PACE).partition("/")
+            paces.setdefault(model, {})[who] = values
+    return paces
 
 
 def _scaling(measured: Measured) -> str:

@@ -1,4 +1,4 @@
-"""Whole runs: what evaluation, writing, starting, loading and a second process cost. Wall times.
+"""Whole runs: what evaluation, writing, starting and a second process cost. Wall times.
 
 Whatever memory is told of runs in a process of its own, which has nothing else in it.
 """
@@ -17,9 +17,8 @@ from typing import Any
 
 from benchmarks.training_plan import Size, configuration, packed_scenes
 from megl_core.config import Config, changed
-from megl_core.data.contract import DATASET_JSON, TRAIN
+from megl_core.data.contract import TRAIN
 from megl_core.errors import MeglError
-from megl_core.files import read_json, write_json
 from megl_core.progress import EVENTS_VARIABLE, SilentReporter
 
 Numbers = dict[str, float]
@@ -71,9 +70,9 @@ def measure_runs(size: Size, folder: Path) -> dict[str, list[float]]:
     }
     measured: dict[str, list[float]] = {}
     for _, (name, (work, *arguments)) in itertools.product(range(size.runs), kinds.items()):
-        _append(measured, name, alone(work, *arguments))
+        append(measured, name, alone(work, *arguments))
     for _ in range(size.runs):
-        _append(measured, "start", first_step(data, folder / "started"))
+        append(measured, "start", first_step(data, folder / "started"))
     return measured
 
 
@@ -102,18 +101,16 @@ def write_alone(data: Path, model: Path) -> Numbers:
     """Greedy rationales of a batch of training images: words a second, the ends of sentences included."""
     import torch
 
-    from megl_core.data.loading import decode_row
     from megl_core.data.packed import PackedDataset
+    from megl_core.data.pixels import PixelCache, PixelStore
     from megl_core.models.grounding import ground
     from megl_core.models.megl import MEGL
     from megl_core.models.saliency import class_map, class_weights
 
     network = MEGL.from_pretrained(model)
     assert network.tokenizer is not None  # noqa: S101 (it was trained with rationales)
-    rows = PackedDataset(data, TRAIN)
-    images = torch.stack(
-        [decode_row(rows[index], network.image_size)[0] for index in range(min(128, len(rows)))]
-    )
+    pixels = PixelStore(PackedDataset(data, TRAIN), network.image_size, PixelCache(0))
+    images = torch.stack([pixels.get(index)[0] for index in range(min(128, len(pixels.data)))])
     end, words = network.tokenizer.end, 0
     with torch.no_grad():
         features = network.backbone(images)
@@ -183,70 +180,6 @@ def steps_per_second(events: list[dict[str, Any]]) -> float:
     return float((last["done"] - first["done"]) / (last["time"] - first["time"]))
 
 
-# --- the loader's memory ---------------------------------------------------------------------
-
-
-def measure_loader(size: Size, folder: Path) -> dict[str, list[float]]:
-    """Memory and speed of the loader over sets of growing size: `{"<rows>/<number>": [...]}`."""
-    base = configuration(MODEL, FULL, size)
-    config = changed(base, [f"data.scenes.num_train={size.rows[0]}"])
-    data = packed_scenes(config, folder)
-    measured: dict[str, list[float]] = {}
-    for rows in size.rows:
-        repeated = repeat_shards(data, folder / f"rows-{rows}", rows // size.rows[0])
-        for cache in (False, True):
-            name = f"{rows}, cached" if cache else f"{rows}"
-            _append(measured, name, alone(load_alone, repeated, config, cache))
-    return measured
-
-
-def repeat_shards(data: Path, output: Path, times: int) -> Path:
-    """A packed set whose training split names the shards of `data` several times over."""
-    output.mkdir(parents=True, exist_ok=True)
-    description = read_json(data / DATASET_JSON)
-    train = description["splits"][TRAIN]
-    for shard in train["shards"]:
-        if not (output / shard).exists():
-            (output / shard).hardlink_to(data / shard)
-    split = {"rows": train["rows"] * times, "shards": train["shards"] * times}
-    write_json(output / DATASET_JSON, description | {"splits": {TRAIN: train | split}})
-    return output
-
-
-def load_alone(data: Path, config: Config, cache: bool) -> Numbers:
-    """One epoch of the training's batches, the next one prepared while one is used."""
-    from megl_core.data.loading import PixelStore, TrainingBatches
-    from megl_core.data.packed import PackedDataset
-    from megl_core.data.sampling import QuotaSampler
-    from megl_core.data.tokenizer import WordTokenizer
-
-    rows = PackedDataset(data, TRAIN)
-    texts = [text for index in range(min(1000, len(rows))) for text in rows[index].explanations]
-    settings = config.train
-    sampler = QuotaSampler(rows.annotated, settings.batch_size, settings.annotated_quota, settings.seed)
-    batches = TrainingBatches(
-        PixelStore(rows, config.data.scenes.size, cache=cache),
-        sampler,
-        WordTokenizer.learn(texts),
-        max_tokens=config.model.decoder.max_tokens,
-        max_shift=0,
-        seed=settings.seed,
-        mix=settings.mix_backgrounds,
-    )
-    before = peak = memory_of("RssAnon")
-    started = time.perf_counter()
-    for number, _ in enumerate(batches.between(0, sampler.steps_per_epoch)):
-        if number % 8 == 0:
-            peak = max(peak, memory_of("RssAnon"))
-    seconds = time.perf_counter() - started
-    return {
-        "images/s": sampler.steps_per_epoch * settings.batch_size / seconds,
-        "before": before,
-        "anonymous": peak,
-        "mapped": memory_of("RssFile"),
-    }
-
-
 # --- the pipeline ----------------------------------------------------------------------------
 
 
@@ -257,7 +190,7 @@ def measure_pipeline(size: Size, folder: Path) -> dict[str, list[float]]:
     from pipelines.run import run_local
 
     workspace = folder / "workspace"
-    result = run_local(changed(Config(), size.demo), workspace)
+    result = run_local("training", changed(Config(), size.demo), workspace)
     log = Path(result["log"])
     lines = (log.parent / "events.jsonl").read_text(encoding="utf-8").splitlines()
     steps, gaps = step_seconds([json.loads(line) for line in lines])
@@ -289,6 +222,7 @@ def step_seconds(events: Iterable[dict[str, Any]]) -> tuple[dict[str, float], di
     return steps, gaps
 
 
-def _append(measured: dict[str, list[float]], name: str, numbers: Numbers) -> None:
+def append(measured: dict[str, list[float]], name: str, numbers: Numbers) -> None:
+    """Add each of the numbers to what was measured under `<name>/<number>`."""
     for number, value in numbers.items():
         measured.setdefault(f"{name}/{number}", []).append(value)

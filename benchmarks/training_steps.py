@@ -12,7 +12,8 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.timing import Work, interleaved
 from benchmarks.training_plan import VARIANTS, Size, configuration, packed_scenes
 from megl_core.config import Config
-from megl_core.data.loading import PixelStore, TrainingBatches
+from megl_core.data.loading import TrainingBatches
+from megl_core.data.pixels import PixelCache, PixelStore
 from megl_core.data.tokenizer import IGNORE
 from megl_core.models.decoder import Decoder
 from megl_core.models.grounding import ground
@@ -40,9 +41,9 @@ def measure_steps(size: Size, folder: Path) -> dict[str, list[float]]:
     for model in size.models:
         configs = {variant: configuration(model, variant, size) for variant in VARIANTS}
         data = packed_scenes(configs["classifier"], folder)
-        parts = {variant: _built(data, config) for variant, config in configs.items()}
+        parts = {variant: built(data, config) for variant, config in configs.items()}
         full, config = parts["all terms"], configs["all terms"]
-        works = {PLAIN: plain_step(_built(data, configs["classifier"]), configs["classifier"])}
+        works = {PLAIN: plain_step(built(data, configs["classifier"]), configs["classifier"])}
         works |= {variant: step_of(parts[variant], configs[variant]) for variant in VARIANTS}
         works[DECODER] = decoder_step(parts["visual + consistency + decoder"], config)
         works[LOADING] = _loading(full.batches, cache=False)
@@ -127,7 +128,8 @@ def _seed(part: int) -> None:
     torch.manual_seed(part)
 
 
-def _built(data: Path, config: Config) -> Parts:
+def built(data: Path, config: Config) -> Parts:
+    """All that a run on packed data begins with."""
     return build(data, Settings(config.model, config.objective, config.train), CPU, code="")
 
 
@@ -138,7 +140,7 @@ def _prepared(parts: Parts) -> Iterator[tuple[Tensor, Targets]]:
 
 def _loading(batches: TrainingBatches, *, cache: bool) -> Callable[[], object]:
     """One batch after another; with `cache`, of images that were all decoded before."""
-    pixels = PixelStore(batches.data, batches.pixels.size, cache=cache)
+    pixels = PixelStore(batches.data, batches.pixels.size, PixelCache(1 << 30 if cache else 0))
     if cache:
         for index in range(len(batches.data)):
             pixels.get(index)

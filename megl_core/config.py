@@ -363,8 +363,13 @@ class TrainConfig(Section):
     keep_checkpoints: int = Field(2, ge=1)
     stall_seconds: float = Field(30.0, gt=0)
     """A step without progress for so long is reported; processes stop waiting for one that is stuck."""
-    cache_images: bool = True
-    """Keep decoded images in memory."""
+    num_workers: int = Field(2, ge=0)
+    """Threads of a process that decode, augment and tokenize ahead of the step; 0: the step waits for it."""
+    cache_mb: int = Field(2048, ge=0)
+    """Decoded pixels that a process keeps in memory, in MiB; others are decoded whenever they are drawn."""
+    shuffle_shards: int = Field(8, ge=1)
+    """Shards whose rows are mixed with each other. A set in more of them is shuffled shard by shard too, so
+    that a while of training reads from a part of the set."""
 
 
 # --- evaluation, gate, registry --------------------------------------------------------------
@@ -452,6 +457,16 @@ class PromotionConfig(Section):
     """Provenance must be signed by `registry.public_key`."""
 
 
+class RetrainingConfig(Section):
+    """What is new enough to train again, measured against the data that the champion was trained on."""
+
+    min_changed: int = Field(1, ge=1)
+    """Samples that were added, changed or removed."""
+    max_drift: float | None = Field(0.2, gt=0)
+    """Population stability index of labels, mask area or text length; above it fewer samples will do too.
+    None: drift is no reason."""
+
+
 class RegistryConfig(Section):
     tracking_uri: str | None = None
     """None: MLFLOW_TRACKING_URI, else SQLite in the workspace."""
@@ -506,6 +521,11 @@ class StorageConfig(Section):
     """Sent with each upload, for the store to check. None: for stores that do not know these headers."""
     threads: int = Field(8, ge=1)
     """Files that are transferred at a time."""
+    cache: Path | None = None
+    """Folder on a disk of the machine for data that are streamed; its processes share it. None:
+    $XDG_CACHE_HOME/megl, else ~/.cache/megl."""
+    cache_mb: int = Field(16384, ge=1)
+    """What that folder may hold, in MiB, beside what is on its way."""
     dvc_remote: str | None = None
     """Where ingest pushes the versions of datasets: s3://bucket/prefix or a folder. None: nowhere. DVC's own
     client goes there: it takes address, region, authorities, timeouts and threads, no addressing style."""
@@ -554,7 +574,8 @@ class StepPods(Section):
 
 
 class PodsConfig(Section):
-    """The pods of a pipeline on a cluster. Compiled into the pipeline; no parameter of it."""
+    """The pods of a pipeline on a cluster. Compiled into the pipeline; no parameter of it. The defaults are
+    what infra/kubernetes makes."""
 
     image: str | None = None
     """None: the image of this version."""
@@ -563,9 +584,11 @@ class PodsConfig(Section):
     """Names of the secrets that let the nodes pull the image."""
     workspace_claim: str | None = "megl-workspace"
     """The PersistentVolumeClaim mounted as the workspace, on /workspace."""
-    secrets: dict[str, dict[str, str]] = {}
+    secrets: dict[str, dict[str, str]] = {
+        "s3": {name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    }
     """Of each secret: which key becomes which variable, as in {megl-s3: {key: AWS_ACCESS_KEY_ID}}."""
-    env: dict[str, str] = {}
+    env: dict[str, str] = {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}
     """Plain variables."""
     user: int | None = Field(None, ge=1)
     """User id of the processes. None: the image's, which is not root either."""
@@ -586,7 +609,8 @@ class ClusterConfig(Section):
 
     exchange: str | None = None
     """Folder or s3:// address that the pipeline and the nodes share: packed data, checkpoints, results.
-    None: no TrainJob; the train step trains where it runs."""
+    A folder named `exchange` in the workspace is cleaned up with it. None: no TrainJob; the train step
+    trains where it runs."""
     namespace: str = "megl"
     runtime: str = "megl"
     """The ClusterTrainingRuntime: image, torchrun, volumes, security and the pods' priority class."""
@@ -638,6 +662,7 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
     promotion: PromotionConfig = PromotionConfig()
+    retraining: RetrainingConfig = RetrainingConfig()
     registry: RegistryConfig = RegistryConfig()
     storage: StorageConfig = StorageConfig()
     cluster: ClusterConfig = ClusterConfig()

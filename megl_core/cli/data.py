@@ -185,13 +185,18 @@ def upload(
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy a folder to S3, from where `data.source` takes it; what is there already is not sent again.
+    """Copy a folder to S3: a dataset, from where `data.source` takes it, or packed data, which `megl train`
+    streams. What is there already is not sent again.
 
     Example: megl data upload data/birds s3://datasets/birds --set storage.endpoint_url=https://s3.example.org
     """
+    from megl_core.data.packed import is_packed
+    from megl_core.data.packed import verify as verify_packed
     from megl_core.storage.s3 import list_folder, upload_folder
 
     config = resolve_config(params, set_)
+    if is_packed(folder):
+        verify_packed(folder)
     upload_folder(folder, uri, config.storage)
     files = list_folder(uri, config.storage)
     size = sum(file.size for file in files.values())

@@ -1,7 +1,8 @@
-"""From packed rows to tensors: decoding, caching, and the batches of a training run."""
+"""From packed rows to the batches of a training run, prepared ahead of the step by workers."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from megl_core.data.images import decode_image, decode_mask
-from megl_core.data.mixing import mix_background, remove_object
-from megl_core.data.packed import PackedDataset, PackedRow
+from megl_core.data.mixing import mix_background
+from megl_core.data.packed import Annotation
+from megl_core.data.pixels import PixelStore
 from megl_core.data.sampling import Indices, QuotaSampler
 from megl_core.data.tokenizer import IGNORE, Tokenizer
-from megl_core.data.transforms import image_to_tensor, mask_to_tensor, shift
+from megl_core.data.transforms import shift
+
+_WAITING = 2  # batches of each worker that wait for their step
+_TOLD_AHEAD = 64  # steps that the data know of before their images are read
 
 
 @dataclass(frozen=True)
@@ -40,40 +44,26 @@ class Batch:
     regions: Tensor | None
 
 
-class PixelStore:
-    """Decoded, resized pixels of a packed split, kept in memory where `cache` is set."""
+@dataclass(frozen=True)
+class Plan:
+    """What a process's share of a step is made of; B rows.
 
-    def __init__(self, data: PackedDataset, size: int, *, cache: bool) -> None:
-        self.data = data
-        self.size = size
-        self._cache: dict[int, tuple[Tensor, Tensor]] | None = {} if cache else None
-        self._backgrounds: dict[int, Tensor] | None = {} if cache else None
+    Attributes:
+        indices: (B,) rows.
+        choices: (B,) in [0, 1), which of a row's rationales is shown.
+        offsets: (B, 2) pixels that a row is shifted down and right.
+        donors: (B,) the annotated row that lends each row its background; -1: the row keeps its own.
+    """
 
-    def get(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image (3, S, S) and mask (S, S), both uint8; the mask is zero where there is none."""
-        if self._cache is not None and index in self._cache:
-            return self._cache[index]
-        pixels = decode_row(self.data[index], self.size)
-        if self._cache is not None:
-            self._cache[index] = pixels
-        return pixels
+    indices: Indices
+    choices: NDArray[np.float64]
+    offsets: NDArray[np.int64]
+    donors: Indices
 
-    def background(self, index: int) -> Tensor:
-        """The image (3, S, S) uint8 of an annotated row without its object."""
-        if self._backgrounds is not None and index in self._backgrounds:
-            return self._backgrounds[index]
-        background = remove_object(*self.get(index))
-        if self._backgrounds is not None:
-            self._backgrounds[index] = background
-        return background
-
-
-def decode_row(row: PackedRow, size: int) -> tuple[Tensor, Tensor]:
-    """Image (3, size, size) and mask (size, size) of a packed row, both uint8."""
-    image = image_to_tensor(decode_image(row.image), size)
-    if row.mask is None:
-        return image, torch.zeros((size, size), dtype=torch.uint8)
-    return image, mask_to_tensor(decode_mask(row.mask), size)
+    @property
+    def rows(self) -> Indices:
+        """All rows whose images are read."""
+        return np.concatenate([self.indices, self.donors[self.donors >= 0]])
 
 
 class TrainingBatches:
@@ -85,6 +75,7 @@ class TrainingBatches:
         tokenizer: None where the model writes no text.
         regions: (N, h, w) bool of all rows, or None.
         mix: share of the annotated rows of a batch that stand before another one's background.
+        num_workers: threads that prepare batches; 0: whoever asks for a batch prepares it.
         rank, world: this process takes rows rank, rank + world, ... of the global batch.
     """
 
@@ -99,6 +90,7 @@ class TrainingBatches:
         seed: int,
         regions: Tensor | None = None,
         mix: float = 0.0,
+        num_workers: int = 0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -113,54 +105,79 @@ class TrainingBatches:
         self.world = world
         self.regions = regions
         self.mix = mix
-        self.annotated = np.flatnonzero(self.data.annotated)
+        self.num_workers = num_workers
 
-    def between(self, first: int, last: int) -> Iterator[Batch]:
-        """The batches of steps first .. last - 1, the next one prepared while one is used."""
-        if first >= last:
+    def between(self, first: int, last: int) -> Generator[Batch]:
+        """The batches of steps first .. last - 1, in order and bit by bit the same for any number of workers.
+
+        Workers are threads, which prepare batches ahead of the one that is used: Pillow and torch let go of
+        the interpreter while they decode, resize and copy. What fails in a worker is raised here, when it is
+        that batch's turn.
+        """
+        plans = self._announced(map(self.plan, range(first, last)))
+        if self.num_workers == 0:
+            yield from map(self.assemble, plans)
             return
-        with ThreadPoolExecutor(max_workers=1) as worker:
-            upcoming = worker.submit(self.batch, first)
-            for step in range(first + 1, last):
-                batch = upcoming.result()
-                upcoming = worker.submit(self.batch, step)
-                yield batch
-            yield upcoming.result()
+        workers = ThreadPoolExecutor(self.num_workers, thread_name_prefix="loader")
+        upcoming: deque[Future[Batch]] = deque()
+        try:
+            for plan in plans:
+                upcoming.append(workers.submit(self.assemble, plan))
+                if len(upcoming) > _WAITING * self.num_workers:
+                    yield upcoming.popleft().result()
+            while upcoming:
+                yield upcoming.popleft().result()
+        finally:
+            # A worker may wait for a store far away: what it reads from is closed after this, and ends it.
+            workers.shutdown(wait=False, cancel_futures=True)
 
     def batch(self, step: int) -> Batch:
         """This process's share of the global batch of `step`."""
+        return self.assemble(self.plan(step))
+
+    def plan(self, step: int) -> Plan:
+        """What this process's share of the global batch of `step` is made of."""
         random = np.random.default_rng([self.seed, 2, step])
         indices = self.sampler.batch(step)
         choices = random.random(len(indices))
         offsets = random.integers(-self.max_shift, self.max_shift + 1, (len(indices), 2))
-        donors = self._donors(random, len(indices))
+        donors = self._donors(random, step, len(indices))
         mine = slice(self.rank, None, self.world)
-        return self._assemble(indices[mine], choices[mine], offsets[mine], donors[mine])
+        return Plan(indices[mine], choices[mine], offsets[mine], donors[mine])
 
-    def _donors(self, random: np.random.Generator, count: int) -> Indices:
-        """(count,) the annotated row that lends each row its background; -1: the row keeps its own."""
-        if not len(self.annotated):
+    def _announced(self, plans: Iterable[Plan]) -> Iterator[Plan]:
+        """The plans, each told to the data some steps before."""
+        told: deque[Plan] = deque()
+        for plan in plans:
+            self.pixels.ahead(plan.rows)
+            told.append(plan)
+            if len(told) > _TOLD_AHEAD:
+                yield told.popleft()
+        yield from told
+
+    def _donors(self, random: np.random.Generator, step: int, count: int) -> Indices:
+        annotated = self.sampler.annotated_near(step)
+        if not len(annotated):
             return np.full(count, -1)
-        donors = random.choice(self.annotated, count)
+        donors = random.choice(annotated, count)
         return np.where(random.random(count) < self.mix, donors, -1)
 
-    def _assemble(
-        self, indices: Indices, choices: NDArray[np.float64], offsets: NDArray[np.int64], donors: Indices
-    ) -> Batch:
-        rows = [self.data[int(index)] for index in indices]
-        pixels = [self.pixels.get(int(index)) for index in indices]
-        pictures = [self._place(*pair, int(donor)) for pair, donor in zip(pixels, donors, strict=True)]
-        images = torch.stack(pictures)
+    def assemble(self, plan: Plan) -> Batch:
+        """Decode, place, shift and tokenize what a plan names."""
+        rows = [self.data.annotation(index) for index in plan.indices.tolist()]
+        pixels = [self.pixels.get(index) for index in plan.indices.tolist()]
+        donors = plan.donors.tolist()
+        images = torch.stack([self._place(*pair, donor) for pair, donor in zip(pixels, donors, strict=True)])
         masks = torch.stack([mask for _, mask in pixels])
-        images, masks = shift(images, masks, torch.from_numpy(offsets))
+        images, masks = shift(images, masks, torch.from_numpy(plan.offsets))
         return Batch(
             ids=[row.id for row in rows],
             images=images,
             labels=torch.tensor([row.label for row in rows]),
             masks=masks,
             has_mask=torch.tensor([row.mask is not None for row in rows]),
-            tokens=self._tokens(rows, choices),
-            regions=None if self.regions is None else self.regions[torch.from_numpy(indices)],
+            tokens=self._tokens(rows, plan.choices),
+            regions=None if self.regions is None else self.regions[torch.from_numpy(plan.indices)],
         )
 
     def _place(self, image: Tensor, mask: Tensor, donor: int) -> Tensor:
@@ -169,7 +186,7 @@ class TrainingBatches:
             return image
         return mix_background(image, mask, self.pixels.background(donor))
 
-    def _tokens(self, rows: list[PackedRow], choices: NDArray[np.float64]) -> Tensor:
+    def _tokens(self, rows: list[Annotation], choices: NDArray[np.float64]) -> Tensor:
         sentences: list[list[int]] = []
         for row, choice in zip(rows, choices, strict=True):
             texts = row.explanations if self.tokenizer is not None else ()

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from megl_core.config import PackConfig
 from megl_core.data.contract import DATASET_JSON
 from megl_core.data.images import read_file
+from megl_core.data.index import write_index
 from megl_core.data.manifest import known_labels, read_manifest, require_digest, root_digest, row_digest
 from megl_core.data.packed import FORMAT_VERSION, PackInfo
 from megl_core.errors import DataError, IntegrityError
@@ -49,7 +50,7 @@ def pack(
     reporter: Reporter | None = None,
     digest: str | None = None,
 ) -> PackInfo:
-    """Write shards `<split>-<number>.arrow`, the manifest and `dataset.json` to `output`, all or nothing.
+    """Write shards `<split>-<number>.arrow`, their index, the manifest and `dataset.json`, all or nothing.
 
     Args:
         dataset: the folder that the manifest describes.
@@ -75,6 +76,7 @@ def pack(
                 packed = _packed_rows(part, dataset, labels, bar)
                 batches = _batches(packed, _schema(labels), min(_BATCH_BYTES, shard_bytes))
                 shards = _write_shards(folder, split, batches, shard_bytes)
+                write_index(folder, split, shards, part["image_sha256"].combine_chunks())
                 splits[split] = {
                     "rows": part.num_rows,
                     "annotated": part.num_rows - part["mask"].null_count,

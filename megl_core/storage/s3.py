@@ -8,8 +8,8 @@ import hashlib
 import json
 import random
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ def open_client(config: StorageConfig) -> Any:
         read_timeout=config.read_timeout,
         retries={"mode": "standard", "total_max_attempts": config.retries + 1},
         s3={"addressing_style": config.addressing_style},
-        max_pool_connections=config.threads,
+        max_pool_connections=2 * config.threads,  # others may ask beside those that transfer
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
@@ -84,7 +84,7 @@ def exists(uri: str, config: StorageConfig) -> bool:
     """
     client = open_client(config)
     with _problems(uri):
-        return any(_is_there(client, address) for address in (_join(uri, INDEX), uri))
+        return any(_is_there(client, address) for address in (join(uri, INDEX), uri))
 
 
 def upload_file(file: Path, uri: str, config: StorageConfig) -> None:
@@ -105,14 +105,14 @@ def upload_folder(folder: Path, uri: str, config: StorageConfig) -> None:
     """
     files = _describe(folder)
     client = open_client(config)
-    if _read_index(client, uri) == files:
+    if read_index(client, uri) == files:
         return
     with _problems(uri):
-        client.delete_object(**_place(_join(uri, INDEX)))
-    _in_threads(lambda path: _upload(client, folder / path, _join(uri, path), config), files, config)
+        client.delete_object(**_place(join(uri, INDEX)))
+    _in_threads(lambda path: _upload(client, folder / path, join(uri, path), config), files, config)
     index = {path: {"size": file.size, "sha256": file.sha256} for path, file in files.items()}
     with _problems(uri):
-        client.put_object(**_place(_join(uri, INDEX)), Body=canonical_json(index), **_checksum(config))
+        client.put_object(**_place(join(uri, INDEX)), Body=canonical_json(index), **_checksum(config))
 
 
 def list_folder(uri: str, config: StorageConfig) -> dict[str, StoredFile]:
@@ -133,7 +133,7 @@ def download_file(uri: str, file: Path, config: StorageConfig) -> None:
         UnavailableError: the store does not answer, or refuses; what has arrived is kept for the next call.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    _download(open_client(config), uri, file, None, config)
+    fetch(open_client(config), uri, file, None, config)
 
 
 def download_folder(uri: str, folder: Path, config: StorageConfig) -> None:
@@ -154,12 +154,12 @@ def download_folder(uri: str, folder: Path, config: StorageConfig) -> None:
     partial = folder.parent / f".{folder.name}.partial"
     targets = {path: resolve_inside(partial, path) for path in files}
 
-    def fetch(path: str) -> None:
+    def fetch_one(path: str) -> None:
         targets[path].parent.mkdir(parents=True, exist_ok=True)
         if not _has(targets[path], files[path]):
-            _download(client, _join(uri, path), targets[path], files[path], config)
+            fetch(client, join(uri, path), targets[path], files[path], config)
 
-    _in_threads(fetch, files, config)
+    _in_threads(fetch_one, files, config)
     with atomic_directory(folder, marker=min(files)) as temporary:
         for path, file in targets.items():
             (temporary / path).parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,69 @@ def download_folder(uri: str, folder: Path, config: StorageConfig) -> None:
     shutil.rmtree(partial)
 
 
-def _in_threads(work: Callable[[str], None], paths: Mapping[str, StoredFile], config: StorageConfig) -> None:
+def read_object(uri: str, config: StorageConfig) -> bytes | None:
+    """A small object's bytes; None where there is none.
+
+    Raises:
+        UnavailableError: the store does not answer, or refuses.
+    """
+    client = open_client(config)
+    with _problems(uri):
+        if not _is_there(client, uri):
+            return None
+        content: bytes = client.get_object(**_place(uri))["Body"].read()
+    return content
+
+
+def write_object(content: bytes, uri: str, config: StorageConfig) -> None:
+    """Store a small object.
+
+    Raises:
+        UnavailableError: the store does not answer, or refuses.
+    """
+    client = open_client(config)
+    with _problems(uri):
+        client.put_object(**_place(uri), Body=content, **_checksum(config))
+
+
+def list_folders(uri: str, config: StorageConfig) -> list[str]:
+    """Names of what lies directly below an address, complete or not.
+
+    Raises:
+        UnavailableError: the store does not answer, or refuses.
+    """
+    place = _place(uri)
+    prefix = place["Key"] + "/"
+    pages = open_client(config).get_paginator("list_objects_v2")
+    with _problems(uri):
+        found = [
+            one["Prefix"]
+            for page in pages.paginate(Bucket=place["Bucket"], Prefix=prefix, Delimiter="/")
+            for one in page.get("CommonPrefixes", [])
+        ]
+    return sorted(name.removeprefix(prefix).rstrip("/") for name in found)
+
+
+def remove_folder(uri: str, config: StorageConfig) -> None:
+    """Remove everything below an address, where there is anything; its index first.
+
+    Raises:
+        UnavailableError: the store does not answer, or refuses.
+    """
+    place = _place(uri)
+    client = open_client(config)
+    pages = client.get_paginator("list_objects_v2")
+    with _problems(uri):
+        client.delete_object(**_place(join(uri, INDEX)))
+        keys = [
+            str(one["Key"])
+            for page in pages.paginate(Bucket=place["Bucket"], Prefix=place["Key"] + "/")
+            for one in page.get("Contents", [])
+        ]
+        _in_threads(lambda key: client.delete_object(Bucket=place["Bucket"], Key=key), keys, config)
+
+
+def _in_threads(work: Callable[[str], object], paths: Iterable[str], config: StorageConfig) -> None:
     """Do the work for each path; the first failure drops what has not begun and is raised."""
     pool = ThreadPoolExecutor(config.threads)
     try:
@@ -198,7 +260,7 @@ def _has(path: Path, file: StoredFile) -> bool:
 
 
 def _complete(client: Any, uri: str) -> dict[str, StoredFile]:
-    files = _read_index(client, uri)
+    files = read_index(client, uri)
     if files is None:
         raise DataError(
             "there is no complete folder at this address",
@@ -208,9 +270,14 @@ def _complete(client: Any, uri: str) -> dict[str, StoredFile]:
     return files
 
 
-def _read_index(client: Any, uri: str) -> dict[str, StoredFile] | None:
-    """What the folder at an address holds; None: nothing complete."""
-    address = _join(uri, INDEX)
+def read_index(client: Any, uri: str) -> dict[str, StoredFile] | None:
+    """What the folder at an address holds; None: nothing complete.
+
+    Raises:
+        DataError: the index is none.
+        UnavailableError: the store does not answer, or refuses.
+    """
+    address = join(uri, INDEX)
     with _problems(uri):
         if not _is_there(client, address):
             return None
@@ -245,17 +312,30 @@ def _checksum(config: StorageConfig) -> dict[str, str]:
     return {"ChecksumAlgorithm": config.checksum} if config.checksum else {}
 
 
-def _download(
-    client: Any, uri: str, target: Path, expected: StoredFile | None, config: StorageConfig
+def fetch(
+    client: Any,
+    uri: str,
+    target: Path,
+    expected: StoredFile | None,
+    config: StorageConfig,
+    stop: threading.Event | None = None,
 ) -> None:
-    """Fetch an object beside its place, check it, and put it there."""
+    """Fetch an object beside its place, check it, and put it there.
+
+    What has arrived of it is kept where the store fails, or where `stop` is set, and serves the next call.
+
+    Raises:
+        DataError: no such object.
+        IntegrityError: it is not what is expected.
+        UnavailableError: the store does not answer, or refuses; or `stop` was set.
+    """
     with _problems(uri):
         head = client.head_object(**_place(uri))
         if expected and head["ContentLength"] != expected.size:
             raise IntegrityError(f"it has {head['ContentLength']} bytes, not {expected.size}", where=uri)
         version = hashlib.sha256(head["ETag"].encode()).hexdigest()[:16]  # a changed object starts anew
         part = target.with_name(f".{target.name}.{version}.part")
-        _fill(client, uri, part, head["ETag"], head["ContentLength"], config)
+        _fill(client, uri, part, head["ETag"], head["ContentLength"], config, stop or threading.Event())
     if expected and sha256_file(part) != expected.sha256:
         part.unlink()
         raise IntegrityError(
@@ -266,7 +346,9 @@ def _download(
     part.replace(target)
 
 
-def _fill(client: Any, uri: str, part: Path, etag: str, size: int, config: StorageConfig) -> None:
+def _fill(
+    client: Any, uri: str, part: Path, etag: str, size: int, config: StorageConfig, stop: threading.Event
+) -> None:
     """Append to `part` until it has `size` bytes; only tries that bring nothing are counted."""
     from botocore.exceptions import HTTPClientError, IncompleteReadError
 
@@ -276,14 +358,16 @@ def _fill(client: Any, uri: str, part: Path, etag: str, size: int, config: Stora
         try:
             answer = client.get_object(**_place(uri), Range=f"bytes={start}-", IfMatch=etag)
             with part.open("ab") as stream:
-                while chunk := answer["Body"].read(_CHUNK):
+                while not stop.is_set() and (chunk := answer["Body"].read(_CHUNK)):
                     stream.write(chunk)
         except (HTTPClientError, IncompleteReadError):
             failures = failures + 1 if part.stat().st_size == start else 1
             if failures > config.retries:
                 raise
             pause = min(0.1 * 2**failures, _LONGEST_PAUSE)
-            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 (spreads clients, no secret)
+            stop.wait(pause * random.uniform(0.5, 1))  # noqa: S311 (spreads clients, no secret)
+        if stop.is_set():
+            raise UnavailableError("the download was stopped", where=uri)
 
 
 def _is_there(client: Any, uri: str) -> bool:
@@ -306,7 +390,8 @@ def _place(uri: str) -> dict[str, str]:
     return {"Bucket": parts.netloc, "Key": key}
 
 
-def _join(uri: str, path: str) -> str:
+def join(uri: str, path: str) -> str:
+    """The address of a file of a folder."""
     return f"{uri.rstrip('/')}/{path}"
 
 

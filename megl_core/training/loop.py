@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from megl_core.config import ModelConfig, ObjectiveConfig, TrainConfig
+from megl_core.config import ModelConfig, ObjectiveConfig, StorageConfig, TrainConfig
 from megl_core.data.loading import Batch
-from megl_core.errors import DataError, MeglError
+from megl_core.data.streaming import open_packed
+from megl_core.errors import DataError, MeglError, UnavailableError
 from megl_core.files import atomic_directory, sha256_tree, write_json
 from megl_core.progress import Reporter, SilentReporter, get_reporter
 from megl_core.training.checkpoint import (
@@ -64,7 +65,7 @@ class TrainResult:
 
 
 def train(
-    data: Path,
+    data: Path | str,
     output: Path,
     model: ModelConfig,
     objective: ObjectiveConfig,
@@ -76,8 +77,10 @@ def train(
     checkpoints: Path | None = None,
     code: str = "",
     profile: Path | None = None,
+    saved: Callable[[Path], None] | None = None,
+    storage: StorageConfig | None = None,
 ) -> TrainResult | None:
-    """Train MEGL on packed data and write the model folder `output` in one piece.
+    """Train MEGL on packed data, in a folder or on S3, and write the model folder `output` in one piece.
 
     While the run lasts its checkpoints lie in `checkpoints` (None: `<output>.checkpoints`), in a folder
     named after its data, its settings and `code`, the code's digest. A run that agrees in all of these goes
@@ -86,6 +89,8 @@ def train(
 
     Args:
         profile: a file for a Chrome trace of a few steps.
+        saved: is called with each checkpoint's folder when it is complete, on the main process, in a thread.
+        storage: how S3 is reached, and what this machine keeps of it; None: the defaults.
 
     Returns:
         The result on the main process, None on the others.
@@ -97,8 +102,11 @@ def train(
     """
     torch.set_num_threads(config.num_threads)
     settings = Settings(model, objective, config)
-    with process_group(config.device, config.stall_seconds) as process:
-        parts = build(data, settings, process, code)
+    with (
+        process_group(config.device, config.stall_seconds) as process,
+        open_packed(data, storage or StorageConfig()) as files,
+    ):
+        parts = build(files, settings, process, code)
         root = checkpoints or output.with_name(output.name + ".checkpoints")
         run = Run(
             parts, settings, process, root / parts.fingerprint[:16], reporter or get_reporter(), tracker
@@ -108,7 +116,7 @@ def train(
             run.resume()
         else:
             run.restart()
-        run.fit(profile)
+        run.fit(profile, saved)
         result = run.finish(output) if process.is_main else None
         process.meet("finished")
         return result
@@ -153,6 +161,12 @@ class Run:
         name = self.process.from_main("resumed", self._newest() if self.process.is_main else None)
         if not name:
             return
+        if not (self.checkpoints / name).is_dir():
+            raise UnavailableError(
+                f"this machine does not have the checkpoint {name}, from which the main process goes on",
+                where=str(self.checkpoints),
+                fix="let all machines see the same checkpoints, or start the run again",
+            )
         saved = restore(self.checkpoints / name, self.trained, self.optimizer)
         self.step, self.history = saved["step"], saved["history"]
         self.means = Means(saved["sums"], saved["counted"], saved["skipped"])
@@ -165,7 +179,7 @@ class Run:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
         self.process.meet("restarted")
 
-    def fit(self, profile: Path | None = None) -> None:
+    def fit(self, profile: Path | None = None, saved: Callable[[Path], None] | None = None) -> None:
         """Train until the last step or a signal."""
         module: nn.Module = self.trained if self.process.world == 1 else replicate(self.trained)
         gradients = Gradients(module, self.trained, self.config)
@@ -176,7 +190,7 @@ class Run:
         main = profile if self.process.is_main else None
         with (
             stop_requests() as stop,
-            CheckpointWriter(self.checkpoints, self.config.keep_checkpoints) as writer,
+            CheckpointWriter(self.checkpoints, self.config.keep_checkpoints, saved) as writer,
             Watchdog(self.process, self.config.stall_seconds, self.announce) as watchdog,
             trace(main) as profiled,
         ):
@@ -287,9 +301,11 @@ class _Loop:
 
     def run(self) -> None:
         run = self._run
-        batches = run.parts.batches.between(run.step, run.total_steps)
         run.trained.train()
-        with run.reporter.bar("training", run.total_steps) as bar:
+        with (
+            contextlib.closing(run.parts.batches.between(run.step, run.total_steps)) as batches,
+            run.reporter.bar("training", run.total_steps) as bar,
+        ):
             bar.advance(run.step)
             run.speed.start()
             while run.step < run.total_steps:

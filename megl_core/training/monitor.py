@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from megl_core.data.loading import PixelStore
+from megl_core.data.pixels import PixelStore
 from megl_core.models.megl import MEGL
 from megl_core.objectives.reduce import global_sum
 
@@ -27,7 +27,7 @@ def check_progress(
     sums = torch.zeros(3, dtype=torch.float64)  # right, energy, marked
     for first in range(0, len(mine), _BATCH):
         indices = mine[first : first + _BATCH]
-        rows = [data[index] for index in indices]
+        rows = [data.annotation(index) for index in indices]
         images, marks = zip(*map(pixels.get, indices), strict=True)
         labels = torch.tensor([row.label for row in rows], device=model.device)
         has_mask = torch.tensor([row.mask is not None for row in rows], device=model.device)

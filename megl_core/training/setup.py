@@ -1,5 +1,6 @@
 """What a run is made of: data, sampler, model, objective and optimizer, from a packed folder and settings."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from torch.optim import AdamW
 
 from megl_core.config import ConsistencyKind, ModelConfig, ObjectiveConfig, TrainConfig
 from megl_core.data.contract import TRAIN, VAL
-from megl_core.data.loading import PixelStore, TrainingBatches
-from megl_core.data.packed import PackedDataset, read_info
+from megl_core.data.loading import TrainingBatches
+from megl_core.data.packed import PackedDataset, PackedFiles, read_info
+from megl_core.data.pixels import PixelCache, PixelStore
 from megl_core.data.regions import learned_regions, lexicon_regions
 from megl_core.data.sampling import QuotaSampler
 from megl_core.data.tokenizer import Tokenizer, WordTokenizer
@@ -31,12 +33,13 @@ from megl_core.training.step import TrainingStep
 
 HOW = frozenset(
     {
-        "cache_images",
+        "cache_mb",
         "checkpoint_seconds",
         "device",
         "keep_checkpoints",
         "max_skipped",
         "num_threads",
+        "num_workers",
         "on_nan",
         "shard",
         "stall_seconds",
@@ -82,7 +85,7 @@ class Parts:
     validation: PixelStore | None
 
 
-def build(data: Path, settings: Settings, process: Process, code: str) -> Parts:
+def build(data: Path | PackedFiles, settings: Settings, process: Process, code: str) -> Parts:
     """Everything in its initial state, a function of data, settings and seed alone.
 
     Raises:
@@ -92,21 +95,23 @@ def build(data: Path, settings: Settings, process: Process, code: str) -> Parts:
     config = settings.train
     info = read_info(data)
     rows = PackedDataset(data, TRAIN)
-    _check_batch(len(rows), config, process.world, data)
+    _check_batch(len(rows), config, process.world, rows.files.where)
     torch.manual_seed(config.seed)
     tokenizer = _tokenizer(rows, settings)
     model = MEGL(settings.model, info.labels, tokenizer).to(process.device)
-    pixels = PixelStore(rows, model.image_size, cache=config.cache_images)
+    cache = PixelCache(config.cache_mb << 20)
+    pixels = PixelStore(rows, model.image_size, cache)
     cells = _annotated_cells(pixels, model.map_size)
     batches = TrainingBatches(
         pixels,
-        QuotaSampler(rows.annotated, config.batch_size, config.annotated_quota, config.seed),
+        _sampler(rows, config),
         tokenizer,
         max_tokens=settings.model.decoder.max_tokens,
         max_shift=config.max_shift,
         seed=config.seed,
         regions=_regions(rows, settings.objective, cells, model.map_size),
         mix=config.mix_backgrounds,
+        num_workers=config.num_workers,
         rank=process.rank,
         world=process.world,
     )
@@ -130,12 +135,21 @@ def build(data: Path, settings: Settings, process: Process, code: str) -> Parts:
         step=step,
         batches=batches,
         optimizer=_optimizer(step, config),
-        validation=_validation(data, model.image_size, config.cache_images) if VAL in info.splits else None,
+        validation=(
+            PixelStore(PackedDataset(data, VAL), model.image_size, cache) if VAL in info.splits else None
+        ),
     )
 
 
-def _validation(data: Path, size: int, cache: bool) -> PixelStore:
-    return PixelStore(PackedDataset(data, VAL), size, cache=cache)
+def _sampler(rows: PackedDataset, config: TrainConfig) -> QuotaSampler:
+    return QuotaSampler(
+        rows.annotated,
+        config.batch_size,
+        config.annotated_quota,
+        config.seed,
+        rows.shard_numbers,
+        config.shuffle_shards,
+    )
 
 
 def _checkpoint_digests(config: ModelConfig) -> dict[str, str]:
@@ -167,11 +181,11 @@ def _compile(step: TrainingStep) -> None:
         language_model.compile()
 
 
-def _check_batch(num_rows: int, config: TrainConfig, world: int, data: Path) -> None:
+def _check_batch(num_rows: int, config: TrainConfig, world: int, where: str) -> None:
     if num_rows < config.batch_size:
         raise DataError(
             f"{num_rows} training rows do not fill a batch of {config.batch_size}",
-            where=str(data),
+            where=where,
             fix="lower train.batch_size or add data",
         )
     if config.batch_size < world * config.accumulate:
@@ -187,10 +201,10 @@ def _tokenizer(data: PackedDataset, settings: Settings) -> Tokenizer | None:
     config = settings.model.decoder
     if config.name == "none" or settings.objective.text == 0:
         return None
-    texts = [text for index in range(len(data)) for text in data[index].explanations]
-    if not texts:
+    if not any(data.explanations()):
         return None
     if config.path is None:
+        texts = itertools.chain.from_iterable(data.explanations())
         return WordTokenizer.learn(texts, config.min_word_count)
     from megl_core.models.language import read_tokenizer
 
@@ -200,7 +214,7 @@ def _tokenizer(data: PackedDataset, settings: Settings) -> Tokenizer | None:
 def _annotated_cells(pixels: PixelStore, side: int) -> Tensor:
     """(M, side, side) in [0, 1]: the training masks at map resolution, in the order of their rows."""
     annotated = np.flatnonzero(pixels.data.annotated).tolist()
-    cells = [pool_masks(pixels.get(index)[1][None] / 255, side) for index in annotated]
+    cells = [pool_masks(pixels.mask(index)[None] / 255, side) for index in annotated]
     return torch.cat(cells) if cells else torch.zeros(0, side, side)
 
 
@@ -208,14 +222,16 @@ def _reference(rows: PackedDataset, kind: ConsistencyKind, cells: Tensor, num_cl
     """The statistics of the training masks; None where there is no mask."""
     if not len(cells):
         return None
-    labels = torch.tensor([rows[index].label for index in np.flatnonzero(rows.annotated).tolist()])
+    labels = torch.from_numpy(rows.labels[rows.annotated])
     return reference_statistics(kind, cells, labels, num_classes)
 
 
 def _regions(rows: PackedDataset, config: ObjectiveConfig, cells: Tensor, side: int) -> Tensor | None:
     """Where the rationales say that the objects are; None where that is not asked for or cannot be known."""
-    texts = [rows[index].explanations for index in range(len(rows))]
-    if config.region == 0 or not any(texts):
+    if config.region == 0:
+        return None
+    texts = list(rows.explanations())
+    if not any(texts):
         return None
     if config.region_source == "lexicon":
         return lexicon_regions(texts, side)

@@ -47,7 +47,7 @@ def test_every_section_of_the_tree_stands_in_params_yaml() -> None:
         (" train.epochs =3", "train.epochs", 3),
         ("train.learning_rate=0.01", "train.learning_rate", 0.01),
         ("train.learning_rate=1e-3", "train.learning_rate", 0.001),
-        ("train.cache_images=false", "train.cache_images", False),
+        ("train.compile=true", "train.compile", True),
         ("data.source=photos/all of them", "data.source", "photos/all of them"),
         ("data.source=null", "data.source", None),
         ("data.source=a=b", "data.source", "a=b"),

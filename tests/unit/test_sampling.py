@@ -49,3 +49,44 @@ def test_a_batch_is_a_function_of_seed_and_step_alone() -> None:
 
 def test_an_epoch_draws_as_many_rows_as_there_are() -> None:
     assert QuotaSampler(annotated(100, 0), 32, 0.25, seed=0).steps_per_epoch == 4
+
+
+def test_many_shards_are_shuffled_in_windows() -> None:
+    """Six shards of ten rows, two mixed at a time: each run of twenty rows comes from two shards."""
+    shards = np.repeat(np.arange(6, dtype=np.int32), 10)
+    sampler = QuotaSampler(annotated(60, 0), 20, 0.0, seed=1, shards=shards, window=2)
+    orders = []
+    for lap in range(3):
+        batches = [sampler.batch(3 * lap + step) for step in range(3)]
+        assert sorted(np.concatenate(batches).tolist()) == list(range(60))
+        assert [len(set(shards[batch].tolist())) for batch in batches] == [2, 2, 2]
+        orders.append([tuple(sorted(set(shards[batch].tolist()))) for batch in batches])
+    assert len({tuple(order) for order in orders}) == 3  # which shards meet differs from lap to lap
+    assert sampler.batch(0).tolist() != sorted(sampler.batch(0).tolist())
+
+
+def test_few_shards_are_shuffled_as_one() -> None:
+    shards = np.repeat(np.arange(6, dtype=np.int32), 10)
+    one = QuotaSampler(annotated(60, 12), 16, 0.25, seed=1)
+    six = QuotaSampler(annotated(60, 12), 16, 0.25, seed=1, shards=shards, window=6)
+    for step in range(12):
+        assert one.batch(step).tolist() == six.batch(step).tolist()
+        assert six.annotated_near(step).tolist() == list(range(12))
+
+
+@pytest.mark.parametrize("quota", [0.0, 0.25, 1.0])
+def test_donors_lie_in_the_shards_that_the_quota_is_read_from(quota: float) -> None:
+    shards = np.repeat(np.arange(6, dtype=np.int32), 10)
+    marked = np.tile(np.arange(10) < 4, 6)
+    sampler = QuotaSampler(marked, 8, quota, seed=1, shards=shards, window=2)
+    seen = set()
+    for step in range(24):
+        near = sampler.annotated_near(step)
+        assert marked[near].all()
+        assert len(near) == 8
+        assert len(set(shards[near].tolist())) == 2
+        if quota and step % 4 == 0:  # a lap of 24 rows in twos, or eights, begins a window there
+            drawn = sampler.batch(step)[: sampler.num_annotated]
+            assert set(drawn.tolist()) <= set(near.tolist())
+        seen |= set(near.tolist())
+    assert len(seen) == 24

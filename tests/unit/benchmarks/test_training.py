@@ -12,14 +12,13 @@ import torch
 
 from benchmarks import training
 from benchmarks.training import chosen, measure
+from benchmarks.training_loader import load_alone, measure_loader, repeat_shards
 from benchmarks.training_maps import by_autograd, by_channel, closed_form
 from benchmarks.training_page import bars, page
 from benchmarks.training_plan import QUICK, VARIANTS, configuration, packed_scenes
 from benchmarks.training_runs import (
     alone,
     evaluate_alone,
-    load_alone,
-    repeat_shards,
     step_seconds,
     steps_per_second,
     train_alone,
@@ -73,8 +72,10 @@ def test_grad_cam_of_both_rivals_is_the_closed_form_of_the_plain_map() -> None:
 
 
 def test_the_bars_compare_medians_of_paired_ratios() -> None:
-    """21/20 and 22/20: 1.075. 44/40 and 48/40: 1.15. 50/20 and 50/25: 2.25 batches in a step."""
-    measured = {"steps": STEPS, "pipeline": {"total": [60.0], "outside": [12.0]}}
+    """21/20 and 22/20: 1.075. 44/40 and 48/40: 1.15. 500/200 and 400/200: 2.25 times the need."""
+    pace = {"step": [200.0, 200.0], "1": [300.0, 300.0], "2": [500.0, 400.0]}
+    loader = {f"pace, 32 px/{who}": rates for who, rates in pace.items()}
+    measured = {"steps": STEPS, "loader": loader, "pipeline": {"total": [60.0], "outside": [12.0]}}
     assert [(found, met) for _, found, met in bars(measured)] == [
         ("1.075 (1.062 to 1.087)", "yes"),
         ("1.150 (1.125 to 1.175)", "**no**"),
@@ -113,6 +114,7 @@ def test_the_loaders_memory_is_told_by_size_first_without_a_cache() -> None:
         f"{name}/{key}": [value]
         for name, grown in sizes.items()
         for key, value in {
+            "start": 250e6,
             "before": 300e6,
             "anonymous": 300e6 + grown,
             "mapped": 9e7,
@@ -121,9 +123,9 @@ def test_the_loaders_memory_is_told_by_size_first_without_a_cache() -> None:
     }
     told = [line for line in page({"loader": section(measured)}).splitlines() if line.startswith("| 1")]
     assert told == [
-        "| 100 | 300 | 301 | +1 | 90 | 50 |",
-        "| 1000 | 300 | 301 | +1 | 90 | 50 |",
-        "| 1000, cached | 300 | 308 | +8 | 90 | 50 |",
+        "| 100 | 250 | 300 | 301 | +1 | 90 | 50 |",
+        "| 1000 | 250 | 300 | 301 | +1 | 90 | 50 |",
+        "| 1000, cached | 250 | 300 | 308 | +8 | 90 | 50 |",
     ]
 
 
@@ -179,9 +181,19 @@ def test_repeated_shards_are_read_as_a_larger_set(tmp_path: Path) -> None:
     once, thrice = PackedDataset(data, TRAIN), PackedDataset(larger, TRAIN)
     assert len(thrice) == 3 * len(once) == 192
     assert thrice[64 + 5] == once[5]
-    numbers = alone(load_alone, larger, config, False)
+    assert set(thrice.shard_numbers.tolist()) == {0, 1, 2}
+    numbers = alone(load_alone, larger, config, 0)
     assert numbers["images/s"] > 0
-    assert 0 < numbers["before"] <= numbers["anonymous"] < numbers["memory"]
+    assert 0 < numbers["start"] < numbers["before"] <= numbers["anonymous"] < numbers["memory"]
+
+
+@pytest.mark.slow
+def test_the_loaders_pace_stands_beside_its_memory(tmp_path: Path) -> None:
+    measured = measure_loader(replace(SMALL, rows=(64,)), tmp_path)
+    assert all(min(values) > 0 for values in measured.values())
+    text = page({"loader": section(measured)})
+    assert "| 32 px | " in text
+    assert "| 64, cached | " in text
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from megl_core.config import PackConfig, SplitConfig
 from megl_core.data.manifest import SCHEMA, read_manifest, root_digest, scan, write_manifest
 from megl_core.data.pack import pack
-from megl_core.data.packed import PackedDataset, PackInfo, read_info, verify
+from megl_core.data.packed import PackedDataset, PackInfo, read_info, verify, verify_index
 from megl_core.errors import DataError, IntegrityError, MeglError
 from tests.conftest import shared_data
 from tests.unit.data.build import Silent, box_mask, encode, noise, row, tree, write_dataset, write_rows
@@ -59,8 +60,11 @@ def test_the_folder_describes_itself(dataset: Path, tmp_path: Path) -> None:
         "dataset.json",
         "manifest.parquet",
         "test-00000.arrow",
+        "test.index.arrow",
         "train-00000.arrow",
+        "train.index.arrow",
         "val-00000.arrow",
+        "val.index.arrow",
     }
     description = json.loads((tmp_path / "p/dataset.json").read_text())
     assert description["splits"]["train"] == {
@@ -91,7 +95,7 @@ def test_the_same_content_is_the_same_shard_bytes(dataset: Path, tmp_path: Path)
     next(sample for sample in rows if sample["id"] == "s0")["image"] = "images/renamed.png"
     write_rows(dataset, rows[::-1])
     assert packed(dataset, tmp_path / "q") == first
-    for name in ("train-00000.arrow", "val-00000.arrow", "test-00000.arrow", "dataset.json"):
+    for name in tree(tmp_path / "p") - {"manifest.parquet"}:
         assert (tmp_path / "p" / name).read_bytes() == (tmp_path / "q" / name).read_bytes()
 
 
@@ -104,7 +108,9 @@ def test_large_splits_become_several_shards(tmp_path: Path) -> None:
     write_rows(root, [row(number, mask=None, split="train") for number in range(8)])
     packed(root, tmp_path / "p")
     assert {"train-00000.arrow", "train-00001.arrow"} <= tree(tmp_path / "p")
+    assert verify(tmp_path / "p").splits == {"train": 8}
     data = PackedDataset(tmp_path / "p", "train")
+    assert set(data.shard_numbers.tolist()) == {0, 1}
     for number in range(8):
         assert data[number].id == f"s{number}"
         assert data[number].image == encode(noise(number, 256, 256), "BMP")
@@ -204,16 +210,65 @@ def test_verify_computes_the_digest_from_the_shards(dataset: Path, tmp_path: Pat
         verify(tmp_path / "p")
 
 
-@pytest.mark.parametrize("damage", ["cut", "absent"])
-def test_a_damaged_shard_is_an_integrity_error(dataset: Path, tmp_path: Path, damage: str) -> None:
+def test_an_image_that_changed_is_noticed_when_it_is_read(dataset: Path, tmp_path: Path) -> None:
     packed(dataset, tmp_path / "p")
     shard = tmp_path / "p/train-00000.arrow"
-    content = shard.read_bytes()
-    shard.unlink()
+    content = bytearray(shard.read_bytes())
+    content[content.index(encode(noise(2))) + 60] ^= 1
+    shard.write_bytes(content)
+    data = PackedDataset(tmp_path / "p", "train")
+    assert data[1].image == encode(noise(1))
+    assert data.annotation(2).id == "s2"
+    with pytest.raises(IntegrityError, match="the image of sample 's2' is not the one that was packed"):
+        data.image(2)
+
+
+def test_the_index_alone_has_the_root_digest(dataset: Path, tmp_path: Path) -> None:
+    """An image is named there by its digest, so that only its absence and its change are left to find."""
+    info = packed(dataset, tmp_path / "p")
+    for shard in (tmp_path / "p").glob("*-0*.arrow"):
+        shard.unlink()
+    assert verify_index(tmp_path / "p") == info
+
+
+@pytest.mark.parametrize("old", ["Sample 0 has ears.", hashlib.sha256(encode(noise(1))).hexdigest()])
+def test_an_edited_index_is_noticed(dataset: Path, tmp_path: Path, old: str) -> None:
+    packed(dataset, tmp_path / "p")
+    index = tmp_path / "p/train.index.arrow"
+    content = index.read_bytes()
+    assert content.count(old.encode()) == 1
+    index.write_bytes(content.replace(old.encode(), old[::-1].encode()))
+    for check in (verify, verify_index):
+        with pytest.raises(IntegrityError, match="the index does not have the recorded digest"):
+            check(tmp_path / "p")
+
+
+def test_an_index_that_points_elsewhere_is_noticed(dataset: Path, tmp_path: Path) -> None:
+    """What it says of the images' places is in no digest, but has to fit the shards."""
+    packed(dataset, tmp_path / "p")
+    data = PackedDataset(tmp_path / "p", "train")
+    index = tmp_path / "p/train.index.arrow"
+    (_, place, _), content = list(data.places())[1], index.read_bytes()
+    index.write_bytes(content.replace(place.to_bytes(8, "little"), (place + 8).to_bytes(8, "little")))
+    with pytest.raises(IntegrityError, match="does not say where the image of sample 's1' lies"):
+        verify(tmp_path / "p")
+    with pytest.raises(IntegrityError, match="the image of sample 's1' is not the one"):
+        PackedDataset(tmp_path / "p", "train").image(1)
+
+
+@pytest.mark.parametrize("damage", ["cut", "absent"])
+@pytest.mark.parametrize("name", ["train-00000.arrow", "train.index.arrow"])
+def test_a_damaged_file_is_an_integrity_error(dataset: Path, tmp_path: Path, name: str, damage: str) -> None:
+    packed(dataset, tmp_path / "p")
+    file = tmp_path / "p" / name
+    content = file.read_bytes()
+    file.unlink()
     if damage == "cut":
-        shard.write_bytes(content[: len(content) // 2])
-    with pytest.raises(IntegrityError, match=r"train-00000.arrow cannot be read"):
-        len(PackedDataset(tmp_path / "p", "train"))
+        file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(IntegrityError, match=f"{name} cannot be read"):
+        verify(tmp_path / "p")
+    with pytest.raises(IntegrityError):
+        PackedDataset(tmp_path / "p", "train").image(3)
 
 
 def test_what_is_not_there_is_named(dataset: Path, tmp_path: Path) -> None:

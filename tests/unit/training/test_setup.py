@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -75,7 +76,7 @@ def test_masked_images_stand_before_the_background_of_others(packed: Path) -> No
     own = parts_of(packed, objective, TrainConfig(batch_size=16, mix_backgrounds=0.0)).batches
     mixed = parts_of(packed, objective, TrainConfig(batch_size=16, mix_backgrounds=1.0)).batches
     pixels = mixed.pixels
-    backgrounds = [remove_object(*pixels.get(int(index))) for index in mixed.annotated]
+    backgrounds = [remove_object(*pixels.get(int(index))) for index in np.flatnonzero(mixed.data.annotated)]
 
     before, after = own.batch(0), mixed.batch(0)
 
