@@ -19,7 +19,9 @@ _SHOWN = 10
 
 @app.command()
 def tune(
-    data: Annotated[Path, typer.Argument(help="Packed data with a validation split.")],
+    data: Annotated[
+        str, typer.Argument(help="Packed data with a validation split: a folder, or its s3:// address.")
+    ],
     space: Annotated[Path, typer.Option("--space", "-s", help="What to try: a YAML file (docs/tuning.md).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the search.")] = Path("runs/tune"),
     trials: Annotated[int, typer.Option("--trials", min=1, help="Trials in all, with earlier ones.")] = 30,

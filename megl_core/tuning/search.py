@@ -24,7 +24,8 @@ import yaml
 from megl_core.code import code_digest
 from megl_core.config import Config, changed
 from megl_core.data.contract import VAL
-from megl_core.data.packed import PackedDataset, read_info
+from megl_core.data.packed import PackedDataset, PackedFiles, read_info
+from megl_core.data.streaming import open_packed
 from megl_core.errors import DataError, MeglError, UnavailableError
 from megl_core.files import write_json, write_text
 from megl_core.progress import Bar, Reporter, get_reporter
@@ -62,7 +63,7 @@ class Tuned:
 
 
 def tune(
-    data: Path,
+    data: Path | str,
     space: Space,
     config: Config,
     folder: Path,
@@ -79,7 +80,7 @@ def tune(
     same search gives the same trials; with more, what is proposed depends on which of them ends first.
 
     Args:
-        data: packed data with a validation split.
+        data: packed data with a validation split: a folder, or the s3:// address that it was uploaded to.
         space: what to try and what to maximise.
         config: all other settings; `train.seed` is also the search's.
         folder: of the search; made if it does not exist.
@@ -93,11 +94,13 @@ def tune(
         UnavailableError: another process searches in that folder; MLflow or a device is not there.
         MeglError: no trial succeeded.
     """
-    _require_measurable(data, space)
+    with open_packed(data, config.storage) as files:
+        _require_measurable(files, space)
+        digest = read_info(files).digest
     reporter = reporter or get_reporter()
     with locked(folder / "lock", wait=False):
         study = open_study(folder)
-        require_same(study, data, space, config, folder)
+        require_same(study, digest, space, config, folder)
         with locked(folder / WORKERS_LOCK):  # processes that outlived a killed search end in a moment
             cut_off = take_up(study, space, config)
         with _search_run(study, config, workspace, track) as tracker:
@@ -119,13 +122,13 @@ def tune(
     return result
 
 
-def _require_measurable(data: Path, space: Space) -> None:
+def _require_measurable(data: PackedFiles, space: Space) -> None:
     if VAL not in read_info(data).splits:
-        raise DataError("a search needs a validation split", where=str(data), fix="data.split.val > 0")
+        raise DataError("a search needs a validation split", where=data.where, fix="data.split.val > 0")
     if "val_energy_in_mask" in space.score and not PackedDataset(data, VAL).annotated.any():
         raise DataError(
             "no validation image has a mask, so that there is no val_energy_in_mask",
-            where=str(data),
+            where=data.where,
             fix="look at accuracy alone: `score: {val_accuracy: 1}` in the search space",
         )
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from megl_core.code import code_digest
 from megl_core.config import Config, changed
-from megl_core.data.packed import read_info
 from megl_core.errors import ConfigError, UnavailableError
 from megl_core.tuning.space import Choices, Range, Space, Value, overrides
 
@@ -66,12 +65,12 @@ def open_study(folder: Path) -> "Study":
     )
 
 
-def require_same(study: "Study", data: Path, space: Space, config: Config, folder: Path) -> None:
+def require_same(study: "Study", digest: str, space: Space, config: Config, folder: Path) -> None:
     """Trials of other data or settings are no neighbours in one search."""
     own = changed(config, overrides({name: v.examples[0] for name, v in space.parameters.items()}))
     tree = own.model_dump(mode="json")
     this = {
-        "data": read_info(data).digest,
+        "data": digest,
         "space": space.model_dump(mode="json"),
         "code": code_digest(),
         "settings": {name: tree[name] for name in ("model", "objective", "train")},

@@ -36,7 +36,7 @@ RUN = "mlflow_run"
 class Job:
     """What a process needs to know."""
 
-    data: Path
+    data: Path | str
     space: Space
     config: Config
     folder: Path
@@ -110,6 +110,7 @@ def _train(trial: "Trial", config: Config, checkpoints: Path, job: Job, tracker:
             reporter=SilentReporter(),
             checkpoints=checkpoints,
             code=job.code,
+            storage=config.storage,
         )
     if result is None:
         raise MeglError("a trial is one process", fix="start megl tune itself, not torchrun")

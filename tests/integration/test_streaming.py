@@ -28,6 +28,7 @@ from megl_core.data.pack import pack
 from megl_core.data.packed import PackedDataset, read_info, verify_index
 from megl_core.data.streaming import open_packed
 from megl_core.errors import ConfigError, DataError, IntegrityError, UnavailableError
+from megl_core.files import tree_digests
 from megl_core.storage.cache import FolderCache
 from megl_core.storage.s3 import open_client, upload_folder
 from megl_core.training import train
@@ -230,6 +231,11 @@ def test_from_the_command_line(proxy: Proxy, packed: Path, tmp_path: Path) -> No
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert json.loads((output / "training.json").read_text())["data_digest"] == read_info(packed).digest
+    for data, name in ((URI, "afar"), (packed, "near")):
+        command = ["evaluate", str(output), str(data), "--output", str(tmp_path / name), *options]
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+    assert tree_digests(tmp_path / "afar") == tree_digests(tmp_path / "near")
 
 
 def nothing_runs() -> bool:

@@ -24,9 +24,11 @@ from megl_core.errors import ConfigError, DataError, UnavailableError
 from megl_core.progress import SilentReporter
 from megl_core.registry.connection import connect
 from megl_core.registry.tracking import resolve_tracking_uri
+from megl_core.storage.s3 import upload_folder
 from megl_core.tuning import Space, Tuned, tune
 from megl_core.tuning.space import Choices, Range
 from megl_core.tuning.study import ended, open_study, take_up
+from tests.integration.faulty_store import Proxy, settings
 
 _PATIENCE = 300  # seconds, for machines that have much else to do
 QUICK = changed(
@@ -85,6 +87,16 @@ def test_a_search_in_two_sittings_is_the_same_search(packed: Path, tmp_path: Pat
     searched(packed, tmp_path / "other", 2)
     assert searched(packed, tmp_path / "other", 4).attempts == one.attempts
     assert len({tuple(attempt.values.items()) for attempt in one.attempts}) == 4
+
+
+@pytest.mark.service
+def test_a_search_over_data_on_s3_is_the_same_search(packed: Path, proxy: Proxy, tmp_path: Path) -> None:
+    upload_folder(packed, "s3://datasets/packed", settings(proxy))
+    storage = settings(proxy, cache=tmp_path / "cache", read_timeout=30)
+    config = QUICK.model_copy(update={"storage": storage})
+    options = {"trials": 1, "track": False, "reporter": SilentReporter()}
+    afar = tune("s3://datasets/packed", SPACE, config, tmp_path / "tune-afar", tmp_path, **options)  # type: ignore[arg-type]
+    assert afar.attempts == searched(packed, tmp_path, 1).attempts
 
 
 def test_a_folder_holds_one_search(packed: Path, tmp_path: Path) -> None:
