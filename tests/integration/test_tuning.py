@@ -89,16 +89,6 @@ def test_a_search_in_two_sittings_is_the_same_search(packed: Path, tmp_path: Pat
     assert len({tuple(attempt.values.items()) for attempt in one.attempts}) == 4
 
 
-@pytest.mark.service
-def test_a_search_over_data_on_s3_is_the_same_search(packed: Path, proxy: Proxy, tmp_path: Path) -> None:
-    upload_folder(packed, "s3://datasets/packed", settings(proxy))
-    storage = settings(proxy, cache=tmp_path / "cache", read_timeout=30)
-    config = QUICK.model_copy(update={"storage": storage})
-    options = {"trials": 1, "track": False, "reporter": SilentReporter()}
-    afar = tune("s3://datasets/packed", SPACE, config, tmp_path / "tune-afar", tmp_path, **options)  # type: ignore[arg-type]
-    assert afar.attempts == searched(packed, tmp_path, 1).attempts
-
-
 def test_a_folder_holds_one_search(packed: Path, tmp_path: Path) -> None:
     searched(packed, tmp_path, 1)
     with pytest.raises(ConfigError, match="other settings"):
@@ -199,7 +189,7 @@ def test_a_trial_that_is_worse_than_the_others_is_stopped_early(packed: Path, tm
 
 @contextmanager
 def searching(
-    packed: Path, folder: Path, config: Config, space: Space, *options: str
+    packed: Path | str, folder: Path, config: Config, space: Space, *options: str
 ) -> Iterator["subprocess.Popen[str]"]:
     """`megl tune` in a session of its own, killed in the end."""
     (folder / "space.yaml").write_text(yaml.safe_dump(space.model_dump(mode="json")))
@@ -222,6 +212,20 @@ def searching(
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+@pytest.mark.service
+def test_a_search_over_data_on_s3_is_the_same_search(packed: Path, proxy: Proxy, tmp_path: Path) -> None:
+    """By the command line: the server of processes keeps the credentials of the first search it served."""
+    uri = "s3://datasets/packed"
+    upload_folder(packed, uri, settings(proxy))
+    storage = settings(proxy, cache=tmp_path / "cache", read_timeout=30)
+    config = QUICK.model_copy(update={"storage": storage})
+    with searching(uri, tmp_path, config, SPACE, "--trials", "1", "--no-track", "--json") as process:
+        output, errors = process.communicate(timeout=_PATIENCE)
+    assert process.returncode == 0, errors
+    near = searched(packed, tmp_path / "near", 1)
+    assert json.loads(output)["best"]["score"] == near.best.score
 
 
 def wait_for_checkpoint(folder: Path, process: "subprocess.Popen[str]") -> None:
