@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -210,7 +212,8 @@ def test_what_does_not_fit_or_is_not_there_is_told_at_once(
         cache.open("dataset.json")
 
 
-def test_from_the_command_line(proxy: Proxy, packed: Path, tmp_path: Path) -> None:
+def test_two_processes_from_the_command_line(proxy: Proxy, packed: Path, tmp_path: Path) -> None:
+    """They share what is fetched."""
     changes = {
         "storage.endpoint_url": proxy.url,
         "storage.addressing_style": "path",
@@ -225,11 +228,15 @@ def test_from_the_command_line(proxy: Proxy, packed: Path, tmp_path: Path) -> No
     uploaded = CliRunner().invoke(app, ["data", "upload", str(packed), URI, "--json", *options])
     assert uploaded.exit_code == 0, uploaded.output
     digest = json.loads(uploaded.stdout)["digest"]
+    proxy.fail("none")
     output = tmp_path / "model"
-    arguments = ["train", URI, "--output", str(output), "--no-track", "--json", *options]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, done.output
-    assert json.loads((output / "training.json").read_text())["data_digest"] == digest
+    command = [sys.executable, "-m", "megl_core.cli", "train", URI, "--processes", "2"]
+    command += ["--output", str(output), "--no-track", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((output / "training.json").read_text())
+    assert (report["data_digest"], report["processes"]) == (digest, 2)
+    assert [downloads(proxy, name) for name in SHARDS] == [1, 1, 1, 1]
 
 
 def nothing_runs() -> bool:
