@@ -196,6 +196,17 @@ def test_an_index_of_other_data_is_noticed(
         verify_index(files)
 
 
+def test_a_list_of_files_cannot_name_a_place_outside_of_the_cache(
+    proxy: Proxy, stored: StorageConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").write_text("{}")
+    listed = {"dataset.json": {"size": 2, "sha256": "../outside"}}
+    client = open_client(stored)
+    client.put_object(Bucket="datasets", Key="packed/noise/.index.json", Body=json.dumps(listed).encode())
+    with pytest.raises(DataError, match="no index of a folder"):
+        FolderCache(URI, stored)
+
+
 def test_what_does_not_fit_or_is_not_there_is_told_at_once(
     proxy: Proxy, stored: StorageConfig, tmp_path: Path
 ) -> None:
