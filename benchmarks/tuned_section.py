@@ -100,11 +100,10 @@ def _searches_table(found: Sequence[Searched]) -> str:
             ", ".join(
                 f"{count} {state}" for state, count in Counter(trial["state"] for trial in one.trials).items()
             ),
-            f"{one.core_seconds / 60:.0f}",
         ]
         for one in found
     ]
-    return table(["method", "best setting", "its score", "score as it was", "trials", "core minutes"], rows)
+    return table(["method", "best setting", "its score", "score as it was", "trials"], rows)
 
 
 def _where_megl_loses(findings: Findings, cells: Sequence[Cell]) -> str:

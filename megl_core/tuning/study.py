@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from megl_core.code import code_digest
 from megl_core.config import Config, changed
 from megl_core.errors import ConfigError, UnavailableError
-from megl_core.tuning.space import Choices, Range, Space, Value, overrides
+from megl_core.tuning.space import Choices, Range, Space, Value, is_near_whole, overrides
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -142,7 +142,7 @@ def _holds(values: Range | Choices, value: Any) -> bool:
         return value in values.choices
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    on_grid = values.step is None or abs((value - values.low) / values.step % 1) < 1e-9
+    on_grid = values.step is None or is_near_whole((value - values.low) / values.step)
     return values.low <= value <= values.high and on_grid
 
 

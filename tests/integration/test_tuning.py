@@ -208,6 +208,7 @@ def searching(
         *(sys.executable, "-m", "megl_core.cli", "tune", str(packed), "--space", "space.yaml"),
         *("--params", "params.yaml", "--output", "tune", *options),
     ]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -216,6 +217,7 @@ def searching(
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, before)
     try:
         yield process
     finally:
