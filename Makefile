@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
 WORKSPACE ?= workspace
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -81,12 +82,15 @@ doctor: setup ## Say what is installed, reachable and missing
 # --- checks ----------------------------------------------------------------------------------
 
 .PHONY: test
-test: setup ## Run every test
-	$(BIN)/pytest
+test: setup ## Run every test: those without services in WORKERS processes, then the others one after the other
+	@status=0; \
+	$(BIN)/pytest tests/unit --numprocesses $(WORKERS) || status=1; \
+	$(BIN)/pytest tests --ignore tests/unit || status=1; \
+	exit $$status
 
 .PHONY: test-unit
 test-unit: setup ## Run the tests that need no service
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/unit --numprocesses $(WORKERS)
 
 .PHONY: test-integration
 test-integration: setup ## Run the tests against real servers (MLflow, S3) and DVC repositories
@@ -108,11 +112,11 @@ format: setup ## Sort imports and format the code
 	$(BIN)/ruff format
 
 .PHONY: compile
-compile: setup ## Compile the pipeline to pipelines/compiled
+compile: setup ## Compile the pipelines to pipelines/compiled
 	$(BIN)/megl pipeline compile
 
 .PHONY: compile-check
-compile-check: setup ## Fail if the compiled pipeline is stale
+compile-check: setup ## Fail if a compiled pipeline is stale
 	$(BIN)/megl pipeline compile --check
 
 # --- images ----------------------------------------------------------------------------------

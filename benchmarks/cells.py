@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from benchmarks.sources import Scenes, Source
 from megl_core.config import Config, load_config
 from megl_core.files import sha256_json
 
 Overrides = Mapping[str, Any]
-Group = Literal["headline", "ablation", "grid", "baseline", "converged"]
+Group = Literal["headline", "ablation", "grid", "baseline", "converged", "tuned"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
 BASE: Overrides = {
@@ -117,6 +117,16 @@ _GONE: Overrides = {"checkpoint_every": 1000}
 """What the first results had in `train` instead."""
 
 
+class Named(Protocol):
+    """What `--only` chooses from."""
+
+    @property
+    def name(self) -> str: ...
+
+
+N = TypeVar("N", bound=Named)
+
+
 @dataclass(frozen=True, eq=False)
 class Cell:
     """One place of a table.
@@ -193,7 +203,7 @@ def runs_of(cells: Iterable[Cell], base: Overrides = BASE) -> list[Run]:
     groups = [list(members) for _, members in itertools.groupby(cells, key=lambda cell: cell.group)]
     runs: dict[str, Run] = {}
     for members in groups:
-        for seed in SEEDS:
+        for seed in sorted({seed for cell in members for seed in cell.seeds}):
             for cell in members:
                 if seed in cell.seeds:
                     run = run_of(cell, seed, base)
@@ -201,8 +211,8 @@ def runs_of(cells: Iterable[Cell], base: Overrides = BASE) -> list[Run]:
     return list(runs.values())
 
 
-def select(cells: Iterable[Cell], pattern: str | None) -> list[Cell]:
-    """The cells whose name fits a shell pattern."""
+def select(cells: Iterable[N], pattern: str | None) -> list[N]:
+    """The cells, or searches, whose name fits a shell pattern."""
     return [cell for cell in cells if pattern is None or fnmatchcase(cell.name, pattern)]
 
 

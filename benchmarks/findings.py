@@ -21,14 +21,14 @@ class Bar:
 
 
 class Findings:
-    """Answers from the results that `find` knows."""
+    """Answers from the results that `find` knows; `tuned` are the best settings of searches."""
 
-    def __init__(self, find: Find) -> None:
+    def __init__(self, find: Find, tuned: Sequence[Cell] = ()) -> None:
         self.find = find
         fixed = fixed_cells(full=True)
         choices = choose([cell for cell in fixed if cell.group == "grid"], find)
         self.choices = [choice for choice in choices if choice.tried > 1]
-        self._cells = [*fixed, *chosen_cells([choice.cell for choice in self.choices], full=True)]
+        self._cells = [*fixed, *chosen_cells([choice.cell for choice in self.choices], full=True), *tuned]
 
     def cells(self, *groups: Group) -> list[Cell]:
         """The cells of some groups: many masks first, then few, then none."""
@@ -70,8 +70,8 @@ class Findings:
         Beside tuned methods it is the tuned MEGL, where that was run.
         """
         method = "megl" if cell.share else "cross-entropy"
-        if cell.group == "converged":
-            chosen = self.cell("converged", method, cell.share)
+        if cell.group in ("converged", "tuned"):
+            chosen = self.cell(cell.group, method, cell.share)
         else:
             tuned = self.cell("baseline", method, cell.share) if cell.group == "baseline" else None
             chosen = tuned or self.cell("headline", method, cell.share)

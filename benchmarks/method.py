@@ -5,8 +5,8 @@
     python -m benchmarks.method --only 'headline/megl@*'
     python -m benchmarks.method --page            the page alone, from the results that exist
 
-It can be stopped at any time; the same command goes on. The results go to benchmarks/results/method.jsonl,
-the page to docs/benchmarks/method.md.
+It can be stopped at any time; the same command goes on. The results go to benchmarks/results/method.jsonl
+and method-searches.jsonl, the page to docs/benchmarks/method.md.
 """
 
 import functools
@@ -22,11 +22,14 @@ from benchmarks.command import start, tell
 from benchmarks.page import write_page
 from benchmarks.results import Find, Results
 from benchmarks.runner import Runner
+from benchmarks.searches import SearchResults, carry_out, searches
 from benchmarks.selection import choose
 from megl_core.code import code_digest
+from megl_core.errors import MeglError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results" / "method.jsonl"
+SEARCHES = RESULTS.with_name("method-searches.jsonl")
 PAGE = REPOSITORY / "docs" / "benchmarks" / "method.md"
 CACHE = REPOSITORY / "runs" / "benchmark-method"
 SHORT_BUDGET = 27.0
@@ -58,6 +61,7 @@ def main(
 ) -> None:
     """Run what is missing of the benchmark of the method, and write its page."""
     results = Results(RESULTS, code_digest(), keep_stale=keep_stale)
+    searched = SearchResults(SEARCHES, code_digest(), keep_stale=keep_stale)
     if budget is None and not full:
         budget = SHORT_BUDGET
     if page:
@@ -71,9 +75,11 @@ def main(
         )
         with runner.open():
             run_plan(runner, full, only)
+            if full:
+                tune_alike(runner, searched, only)
         failures = runner.failures
     tell(failures)
-    write_page(finder(results), PAGE)
+    write_page(finder(results), searched, PAGE)
     print(f"page: {PAGE}")
     if failures:
         raise typer.Exit(1)
@@ -88,6 +94,21 @@ def run_plan(runner: Runner, full: bool, only: str | None) -> None:
     choices = choose([cell for cell in cells if cell.group == "grid"], find)
     final = [choice.cell for choice in choices if choice.is_final]
     runner.run(runs_of(select(chosen_cells(final, full), only)))
+
+
+def tune_alike(runner: Runner, searched: SearchResults, only: str | None) -> None:
+    """Search for each method's settings, and train with the best before the next method's turn."""
+    for search in select(searches(), only):
+        if searched.find(search) is None:
+            if time.monotonic() >= runner.deadline:
+                runner.say(f"the time is up: {search.name} is not searched")
+                continue
+            runner.say(f"{search.name}: searching")
+            try:
+                searched.add(carry_out(search, runner.folder, searched.code))
+            except MeglError as error:
+                runner.failures[search.name] = str(error)
+        runner.run(runs_of(searched.cells([search])))
 
 
 def finder(results: Results) -> Find:
@@ -109,7 +130,8 @@ def _announce(runner: Runner, cells: list[Cell], full: bool, only: str | None) -
         names = ", ".join(dict.fromkeys(f"{cell.method}@{cell.share}" for cell in left))
         runner.say(f"left out without --full: {group}, {runs} runs of {names}")
     runner.say(
-        "left out without --full: further seeds of the published losses, and training until convergence"
+        "left out without --full: further seeds of the published losses, training until convergence, "
+        "and the searches"
     )
 
 

@@ -3,7 +3,7 @@
 Every sentence about a result is computed from the numbers; nothing here knows what came out.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import plots
@@ -11,42 +11,13 @@ from benchmarks.cells import BASE, CONVERGED_EPOCHS, GRID_SEED, GROUPS, METHODS,
 from benchmarks.findings import Bar, Findings, clearly, correlation
 from benchmarks.markdown import image, interval, lines, paragraphs, provenance, spread, table
 from benchmarks.results import Find
+from benchmarks.searches import SearchResults, searches
 from benchmarks.stats import Interval
+from benchmarks.tables import LABELS, accuracy_table, is_plain, label, maps_table, named, names
+from benchmarks.tuned_section import tuned_section
 from megl_core.errors import DataError
 from megl_core.files import write_text
 
-LABELS = {
-    "megl": "MEGL",
-    "megl-defaults": "MEGL, defaults",
-    "defaults-without-mix": "MEGL, defaults without mix",
-    "cross-entropy": "cross-entropy",
-    "text-lexicon": "text + lexicon",
-    "rrr": "RRR",
-    "haics": "HAICS",
-    "gradia": "GRADIA",
-    "res_g": "RES-G",
-    "res_l": "RES-L",
-    "path-saliency": "text through saliency only",
-    "path-features": "text through features only",
-    "path-off": "text path off",
-    "map-plain": "plain map",
-    "map-contrastive": "contrastive map",
-    "region-lexicon": "region from the lexicon",
-}
-_ACCURACY = {
-    "OOD": ("ood", "accuracy"),
-    "conflict": ("conflict", "accuracy"),
-    "test": ("test", "accuracy"),
-    "worst group": ("ood", "worst_group_accuracy"),
-    "flips": ("ood", "cue_flip_rate"),
-}
-_MAPS = {
-    "in mask, test": ("test", "energy_in_mask"),
-    "in mask": ("ood", "energy_in_mask"),
-    "in cue": ("ood", "energy_in_cue"),
-    "pointing": ("ood", "pointing_game"),
-    "slots": ("ood", "slot_accuracy"),
-}
 _CHANGED = "MEGL, changed"
 _LOW = 60.0
 """Accuracy below which a model is called fooled where the page speaks of misleading maps."""
@@ -74,13 +45,13 @@ Without any mask MEGL has nothing to learn regions from and is the same as text 
 _EPOCHS = int(BASE["train.epochs"])
 
 
-def write_page(find: Find, page: Path) -> None:
+def write_page(find: Find, searched: SearchResults, page: Path) -> None:
     """Write the page, and beside it the pictures for which there are numbers.
 
     Raises:
         DataError: there is no result; a page that is there stays as it is.
     """
-    findings = Findings(find)
+    findings = Findings(find, searched.cells(searches()))
     if not findings.all_records():
         raise DataError(
             "no results of this code to make a page of",
@@ -98,6 +69,7 @@ def write_page(find: Find, page: Path) -> None:
         _headline(findings, pictures["masks"]),
         _ablations(findings, pictures["ablations"]),
         _published(findings),
+        tuned_section(findings, searched),
         _alignment(findings, pictures["alignment"]),
         _missing(findings),
         _protocol(),
@@ -124,11 +96,11 @@ def _headline(findings: Findings, picture: Path) -> str:
     return paragraphs(
         f"## Methods by share of masks, {_EPOCHS} epochs",
         image(picture, "Accuracy out of distribution against the share of images with a mask"),
-        _accuracy_table(findings, cells),
+        accuracy_table(findings, cells),
         _headline_words(findings, cells),
         "Where the maps look, and what the rationales get right (slots: colour, shape, size and place), "
         "on OOD images unless said:",
-        _maps_table(findings, cells),
+        maps_table(findings, cells),
     )
 
 
@@ -156,7 +128,7 @@ def _ablations(findings: Findings, picture: Path) -> str:
     for share in sorted({cell.share for cell in differences}, reverse=True):
         part = {cell: difference for cell, difference in differences.items() if cell.share == share}
         rows = [
-            [_label(cell), spread(findings.summary(cell)), interval(difference), _verdict(difference)]
+            [label(cell), spread(findings.summary(cell)), interval(difference), _verdict(difference)]
             for cell, difference in sorted(part.items(), key=lambda item: item[1].mean)
         ]
         reference = findings.summary(findings.cell("headline", "megl", share))
@@ -171,9 +143,9 @@ def _ablations(findings: Findings, picture: Path) -> str:
 def _ablation_words(differences: dict[Cell, Interval]) -> str:
     worse, better, open_ = clearly(differences)
     return lines(
-        f"- Clearly worse than MEGL: {_names(worse)}.",
-        f"- Clearly better than MEGL, so that MEGL would do well to change: {_names(better)}.",
-        f"- Not told apart from MEGL (the interval includes zero, or there is one seed): {_names(open_)}.",
+        f"- Clearly worse than MEGL: {names(worse)}.",
+        f"- Clearly better than MEGL, so that MEGL would do well to change: {names(better)}.",
+        f"- Not told apart from MEGL (the interval includes zero, or there is one seed): {names(open_)}.",
     )
 
 
@@ -183,8 +155,8 @@ def _published(findings: Findings) -> str:
     parts = [
         "## Published losses",
         f"Weight and map of each were chosen on seed {GRID_SEED} by accuracy plus energy in mask of the "
-        "*validation* images, all of which have a mask, over one grid for all; `megl tune` would search more "
-        "finely for each and was not used. RRR does not read the map: one kind was tried. "
+        "*validation* images, all of which have a mask, over one grid for all; a search for each stands "
+        "[below](#all-tuned-alike). RRR does not read the map: one kind was tried. "
         + _how_megl_was_tuned(findings),
         _choices_table(findings),
         "\\* of all points that were tried: what choosing by the answers would have found on this seed.",
@@ -198,7 +170,7 @@ def _published(findings: Findings) -> str:
         ("converged", findings.measured("converged")),
     ):
         if cells:
-            parts += [titles[group], _accuracy_table(findings, cells), _winners(findings, cells)]
+            parts += [titles[group], accuracy_table(findings, cells), _winners(findings, cells)]
     return paragraphs(*parts)
 
 
@@ -218,7 +190,7 @@ def _choices_table(findings: Findings) -> str:
         rows.append(
             [
                 f"{choice.cell.share} %",
-                _label(choice.cell),
+                label(choice.cell),
                 weight,
                 kind,
                 f"{choice.tried} of {choice.total}",
@@ -256,7 +228,7 @@ def _winners(findings: Findings, cells: Sequence[Cell]) -> str:
         return "No published loss has a higher mean than MEGL with as many masks."
     return lines(
         *(
-            f"- {_label(cell)} with {cell.share} % masks has a higher mean than MEGL, by points: "
+            f"- {label(cell)} with {cell.share} % masks has a higher mean than MEGL, by points: "
             f"{interval(difference)}"
             + ("." if difference.is_above else "; the interval includes zero or is not known.")
             for cell, difference in ahead.items()
@@ -328,9 +300,9 @@ def _draw_masks(findings: Findings, path: Path) -> None:
     for cell in findings.measured("headline"):
         values = list(findings.values(cell).values())
         if cell.share:
-            curves.setdefault(_label(cell), {})[cell.share] = values
+            curves.setdefault(label(cell), {})[cell.share] = values
         elif cell.method != "megl":
-            levels[_label(cell)] = values
+            levels[label(cell)] = values
     megl_first = dict(sorted(curves.items(), key=lambda curve: curve[0] != LABELS["megl"]))
     plots.accuracy_by_share(path, megl_first, levels)
 
@@ -338,7 +310,7 @@ def _draw_masks(findings: Findings, path: Path) -> None:
 def _draw_ablations(differences: dict[Cell, Interval], path: Path) -> None:
     panels: dict[str, dict[str, Interval]] = {}
     for cell, difference in differences.items():
-        panels.setdefault(f"{cell.share} % masks", {})[_label(cell)] = difference
+        panels.setdefault(f"{cell.share} % masks", {})[label(cell)] = difference
     plots.differences(path, panels)
 
 
@@ -349,9 +321,7 @@ def _map_points(findings: Findings) -> list[plots.Point]:
         for record in findings.records(cell).values():
             energy, accuracy = record.get("test", "energy_in_mask"), record.get("ood", "accuracy")
             if energy is not None and accuracy is not None:
-                point = plots.Point(
-                    _family(cell), _title(cell), _is_plain(cell), 100 * energy, 100 * accuracy
-                )
+                point = plots.Point(_family(cell), _title(cell), is_plain(cell), 100 * energy, 100 * accuracy)
                 points.setdefault(record.key, point)
     return sorted(
         points.values(), key=lambda point: (point.family != LABELS["megl"], point.family == _CHANGED)
@@ -360,54 +330,21 @@ def _map_points(findings: Findings) -> list[plots.Point]:
 
 def _family(cell: Cell) -> str:
     changed = cell.group != "headline" and (cell.group == "ablation" or cell.method == "megl")
-    return _CHANGED if changed else _label(cell)
+    return _CHANGED if changed else label(cell)
 
 
 def _title(cell: Cell) -> str:
     note = f", {cell.note.replace('-', ' map, weight ')}" if cell.note else ""
-    return f"{_label(cell)}, {cell.share} % masks{note}"
-
-
-def _is_plain(cell: Cell) -> bool:
-    return bool(cell.overrides.get("model.saliency", BASE["model.saliency"]) == "plain")
+    return f"{label(cell)}, {cell.share} % masks{note}"
 
 
 # --- tables and words ------------------------------------------------------------------------
 
 
-def _accuracy_table(findings: Findings, cells: Sequence[Cell]) -> str:
-    rows = [
-        [
-            f"{cell.share} %",
-            _label(cell),
-            str(len(findings.records(cell))),
-            *(spread(findings.summary(cell, *where)) for where in _ACCURACY.values()),
-            interval(findings.difference(cell, findings.reference(cell))),
-            _seconds(findings, cell),
-        ]
-        for cell in cells
-    ]
-    columns = ["masks", "method", "seeds", *_ACCURACY, "OOD less MEGL\\*", "training, s"]
-    note = "\\* with as many masks; without masks: less cross-entropy. Points, with the 95 % interval."
-    return paragraphs(table(columns, rows), note)
-
-
-def _maps_table(findings: Findings, cells: Sequence[Cell]) -> str:
-    rows = [
-        [
-            f"{cell.share} %",
-            _label(cell),
-            *(spread(findings.summary(cell, *where)) for where in _MAPS.values()),
-        ]
-        for cell in cells
-    ]
-    return table(["masks", "method", *_MAPS], rows)
-
-
 def _comparison(differences: dict[Cell, Interval], reference: str) -> list[str]:
     """A sentence for each side of zero that has somebody on it."""
     sides = zip(("worse than", "better than", "not told apart from"), clearly(differences), strict=True)
-    return [f"{_names(cells)} {words} {reference}." for words, cells in sides if cells]
+    return [f"{names(cells)} {words} {reference}." for words, cells in sides if cells]
 
 
 def _verdict(difference: Interval) -> str:
@@ -416,32 +353,14 @@ def _verdict(difference: Interval) -> str:
     return "harms" if difference.is_above else "not shown"
 
 
-def _seconds(findings: Findings, cell: Cell) -> str:
-    seconds = [record.training_seconds for record in findings.records(cell).values()]
-    return f"{sum(seconds) / len(seconds):.0f}" if seconds else "-"
-
-
 def _measured(bar: Bar) -> str:
     if isinstance(bar.measured, Interval):
         return interval(bar.measured, signed=False)
     return "-" if bar.measured is None else f"{spread(bar.measured)} (n {bar.measured.n})"
 
 
-def _label(cell: Cell) -> str:
-    return named(cell.method)
-
-
-def named(method: str) -> str:
-    """A method as tables name it."""
-    return LABELS.get(method, method.replace("-", " "))
-
-
-def _names(cells: Iterable[Cell]) -> str:
-    return ", ".join(_label(cell) for cell in cells) or "none"
-
-
 def _cell_names(cells: Sequence[Cell]) -> str:
     shares: dict[str, list[str]] = {}
     for cell in cells:
-        shares.setdefault(_label(cell), []).append(str(cell.share))
+        shares.setdefault(label(cell), []).append(str(cell.share))
     return ", ".join(f"{name} ({', '.join(dict.fromkeys(known))} %)" for name, known in shares.items())

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from benchmarks import plots
 from benchmarks.markdown import image, interval, lines, paragraphs, provenance, spread, table
-from benchmarks.page import named
 from benchmarks.photo_cells import DATASETS, METHODS, PHOTOS, TRIAL_SEED, PhotoCell, photo_cells
 from benchmarks.results import Record, Results
 from benchmarks.stats import Interval, Summary, paired_difference, summarise
+from benchmarks.tables import named
 from megl_core.errors import DataError
 from megl_core.files import write_text
 

@@ -1,14 +1,12 @@
 """The results file: one JSON line for each finished run, appended and never rewritten."""
 
-import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import Cell, Run
-from megl_core.errors import DataError
+from benchmarks.lines import JsonLines
 from megl_core.files import sha256_json
 
 METRICS = (
@@ -82,18 +80,18 @@ class Results:
         keep_stale: results of other code count as well where there are none of this code.
 
     Raises:
-        DataError: a line is not a result. A last line without its end is what a killed run left; it is
-            dropped.
+        DataError: a line is not a result.
     """
 
     def __init__(self, path: Path, code: str, *, keep_stale: bool = False) -> None:
         self.path = path
+        self._lines = JsonLines(path)
         self.code = code
         self.keep_stale = keep_stale
         self._by_key: dict[str, Record] = {}
         self._latest: dict[str, Record] = {}
-        for line in self._whole_lines():
-            self._keep(line)
+        for line in self._lines.read():
+            self._remember(self._lines.parse(Record, line))
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -106,32 +104,8 @@ class Results:
 
     def add(self, record: Record) -> None:
         """Append a result; when this returns it is on the disk."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps({"key": record.key} | vars(record), sort_keys=True)
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(content + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        self._lines.append({"key": record.key} | vars(record))
         self._remember(record)
-
-    def _whole_lines(self) -> list[bytes]:
-        if not self.path.is_file():
-            return []
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            os.truncate(self.path, len(whole))
-        return whole.splitlines()
-
-    def _keep(self, line: bytes) -> None:
-        try:
-            fields = json.loads(line)
-            del fields["key"]
-            self._remember(Record(**fields))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise DataError(
-                f"not a result: {line[:80]!r} ({error})", where=str(self.path), fix="remove this line"
-            ) from None
 
     def _remember(self, record: Record) -> None:
         self._by_key[record.key] = record

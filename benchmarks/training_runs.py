@@ -190,7 +190,7 @@ def measure_pipeline(size: Size, folder: Path) -> dict[str, list[float]]:
     from pipelines.run import run_local
 
     workspace = folder / "workspace"
-    result = run_local(changed(Config(), size.demo), workspace)
+    result = run_local("training", changed(Config(), size.demo), workspace)
     log = Path(result["log"])
     lines = (log.parent / "events.jsonl").read_text(encoding="utf-8").splitlines()
     steps, gaps = step_seconds([json.loads(line) for line in lines])

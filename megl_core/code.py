@@ -17,7 +17,7 @@ _LIBRARIES = (
     "torch",
     "transformers",
 )
-_CARRIERS = ("cli/", "cluster/", "lineage/", "operations/", "provenance/", "registry/", "storage/")
+_CARRIERS = ("cli/", "cluster/", "lineage/", "operations/", "provenance/", "registry/", "remote/", "storage/")
 
 
 @functools.cache
@@ -25,7 +25,8 @@ def code_digest() -> str:
     """SHA-256 over the source of megl_core and the versions of its main libraries.
 
     Left out is what only carries results and cannot change them: command line, registry, provenance,
-    lineage, storage, cluster, operations.
+    lineage, storage, cluster, remote, operations. Builds of one version (`2.13.0+cpu`) count as the same: a
+    step without a GPU and the nodes that train for it have the same code.
     """
     root = Path(__file__).parent
     files = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".pyc"]
@@ -35,7 +36,8 @@ def code_digest() -> str:
 
 
 def _version(package: str) -> str | None:
+    """The public version, without the local part that names a build."""
     try:
-        return version(package)
+        return version(package).partition("+")[0]
     except PackageNotFoundError:
         return None

@@ -21,6 +21,12 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Severity = Literal["fail", "warn", "off"]
 
 
+def _holds_credentials(address: str) -> bool:
+    """Whether a URL has a password, a token or a query in it; the user of ssh:// is none of these."""
+    address = re.sub(r"^ssh://[^/:@]*@", "ssh://", address)
+    return address != redact(address)
+
+
 class Section(BaseModel):
     """A frozen group of settings; unknown keys are errors."""
 
@@ -70,11 +76,42 @@ class DataConfig(Section):
     importer: str = "procedural"
     """A name from `megl data import --help`."""
     source: str | None = None
-    """What the importer reads: a folder or a file."""
+    """What the importer reads: a folder, an s3:// folder, or with `path` a DVC repository or its URL."""
+    path: str | None = None
+    """The folder in that repository which DVC tracks, relative to the repository's root."""
+    revision: str | None = None
+    """Commit, branch or tag. None: the tip of the default branch; of a local repository, what lies there."""
     labels: list[str] | None = None
     """The labels that may occur; None: those the dataset declares, else those its training rows carry."""
     scenes: ScenesConfig = ScenesConfig()
     split: SplitConfig = SplitConfig()
+
+    @field_validator("source")
+    @classmethod
+    def _hold_no_password(cls, source: str | None) -> str | None:
+        if source is not None and _holds_credentials(source):
+            raise ValueError(
+                "keep credentials out of it: Git has its credential helpers and SSH keys, S3 its environment"
+            )
+        return source
+
+    @field_validator("path")
+    @classmethod
+    def _stay_in_the_repository(cls, path: str | None) -> str | None:
+        if path is not None and (not path.strip("/") or path.startswith("/") or ".." in path.split("/")):
+            raise ValueError("path is relative to the repository's root and stays inside")
+        return path
+
+    @model_validator(mode="after")
+    def _name_one_place(self) -> "DataConfig":
+        is_s3 = (self.source or "").startswith("s3://")
+        if self.path is not None and (self.source is None or is_s3):
+            raise ValueError("path lies in a DVC repository: source names it by folder or Git URL")
+        if self.path is None and "://" in (self.source or "") and not is_s3:
+            raise ValueError("name the folder that DVC tracks in this repository: path")
+        if self.revision is not None and self.path is None:
+            raise ValueError("revision is of a DVC repository: set source and path too")
+        return self
 
 
 class Bound(Section):
@@ -420,6 +457,16 @@ class PromotionConfig(Section):
     """Provenance must be signed by `registry.public_key`."""
 
 
+class RetrainingConfig(Section):
+    """What is new enough to train again, measured against the data that the champion was trained on."""
+
+    min_changed: int = Field(1, ge=1)
+    """Samples that were added, changed or removed."""
+    max_drift: float | None = Field(0.2, gt=0)
+    """Population stability index of labels, mask area or text length; above it fewer samples will do too.
+    None: drift is no reason."""
+
+
 class RegistryConfig(Section):
     tracking_uri: str | None = None
     """None: MLFLOW_TRACKING_URI, else SQLite in the workspace."""
@@ -442,7 +489,7 @@ class RegistryConfig(Section):
     @field_validator("tracking_uri")
     @classmethod
     def _hold_no_password(cls, uri: str | None) -> str | None:
-        if uri is not None and uri != redact(uri):
+        if uri is not None and _holds_credentials(uri):
             raise ValueError(
                 "keep credentials out of it: MLflow reads MLFLOW_TRACKING_USERNAME and _PASSWORD"
             )
@@ -479,6 +526,18 @@ class StorageConfig(Section):
     $XDG_CACHE_HOME/megl, else ~/.cache/megl."""
     cache_mb: int = Field(16384, ge=1)
     """What that folder may hold, in MiB, beside what is on its way."""
+    dvc_remote: str | None = None
+    """Where ingest pushes the versions of datasets: s3://bucket/prefix or a folder. None: nowhere. DVC's own
+    client goes there: it takes address, region, authorities, timeouts and threads, no addressing style."""
+
+    @field_validator("dvc_remote")
+    @classmethod
+    def _be_s3_or_a_folder(cls, remote: str | None) -> str | None:
+        if remote is not None and ("://" in remote and not remote.startswith("s3://")):
+            raise ValueError("write s3://bucket/prefix or a folder")
+        if remote is not None and _holds_credentials(remote):
+            raise ValueError("keep credentials out of it: they are found in the environment or a profile")
+        return remote
 
 
 # --- pods ------------------------------------------------------------------------------------
@@ -515,7 +574,8 @@ class StepPods(Section):
 
 
 class PodsConfig(Section):
-    """The pods of a pipeline on a cluster. Compiled into the pipeline; no parameter of it."""
+    """The pods of a pipeline on a cluster. Compiled into the pipeline; no parameter of it. The defaults are
+    what infra/kubernetes makes."""
 
     image: str | None = None
     """None: the image of this version."""
@@ -524,9 +584,11 @@ class PodsConfig(Section):
     """Names of the secrets that let the nodes pull the image."""
     workspace_claim: str | None = "megl-workspace"
     """The PersistentVolumeClaim mounted as the workspace, on /workspace."""
-    secrets: dict[str, dict[str, str]] = {}
+    secrets: dict[str, dict[str, str]] = {
+        "s3": {name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    }
     """Of each secret: which key becomes which variable, as in {megl-s3: {key: AWS_ACCESS_KEY_ID}}."""
-    env: dict[str, str] = {}
+    env: dict[str, str] = {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}
     """Plain variables."""
     user: int | None = Field(None, ge=1)
     """User id of the processes. None: the image's, which is not root either."""
@@ -547,7 +609,8 @@ class ClusterConfig(Section):
 
     exchange: str | None = None
     """Folder or s3:// address that the pipeline and the nodes share: packed data, checkpoints, results.
-    None: no TrainJob; the train step trains where it runs."""
+    A folder named `exchange` in the workspace is cleaned up with it. None: no TrainJob; the train step
+    trains where it runs."""
     namespace: str = "megl"
     runtime: str = "megl"
     """The ClusterTrainingRuntime: image, torchrun, volumes, security and the pods' priority class."""
@@ -599,6 +662,7 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
     promotion: PromotionConfig = PromotionConfig()
+    retraining: RetrainingConfig = RetrainingConfig()
     registry: RegistryConfig = RegistryConfig()
     storage: StorageConfig = StorageConfig()
     cluster: ClusterConfig = ClusterConfig()

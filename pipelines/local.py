@@ -1,4 +1,4 @@
-"""Runs the training pipeline with kfp.local, in a process of its own.
+"""Runs a pipeline with kfp.local, in a process of its own.
 
     python -m pipelines.local <request.json>
 
@@ -12,11 +12,11 @@ from pathlib import Path
 
 from kfp import local
 
-from pipelines.training import training
+from pipelines.catalog import find_pipeline
 
 
 def main(request_file: Path) -> None:
-    """Run the pipeline that the request describes and write its result beside the request."""
+    """Run the pipeline that the request describes; its last step leaves the result beside the request."""
     request = json.loads(request_file.read_text())
     local.init(
         runner=local.SubprocessRunner(use_venv=False),
@@ -24,8 +24,7 @@ def main(request_file: Path) -> None:
         enable_caching=request["cache"],
         raise_on_error=True,
     )
-    run = training(**request["arguments"])
-    Path(request["result"]).write_text(run.outputs["Output"])
+    find_pipeline(request["pipeline"]).build(None)(**request["arguments"])
 
 
 if __name__ == "__main__":

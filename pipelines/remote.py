@@ -1,51 +1,37 @@
 """The pipelines on a server: compiled here, uploaded there, and run once or by a schedule."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from megl_core.config import Config
-from megl_core.errors import ConfigError
+from pipelines.catalog import arguments, find_pipeline
 from pipelines.client import Server, fitting, start_run, upload
 from pipelines.compiling import compiled
-from pipelines.run import pipeline_arguments
 from pipelines.schedules import LATEST, Timing, choose_version, create
 from pipelines.tasks import WORKSPACE
-
-PACKAGES: dict[str, Callable[[], bytes]] = {"training": compiled}
-"""The pipelines that can be sent to a server."""
-
-
-def package(name: str) -> bytes:
-    """A pipeline's YAML.
-
-    Raises:
-        ConfigError: there is no such pipeline.
-    """
-    if name not in PACKAGES:
-        raise ConfigError(f"no pipeline {name!r}", fix=f"choose one of {', '.join(PACKAGES)}")
-    return PACKAGES[name]()
 
 
 def run_once(
     server: Server,
     name: str,
     config: Config,
-    stage: str,
     *,
+    stage: str | None,
     experiment: str,
     service_account: str | None,
+    **options: str | None,
 ) -> dict[str, Any]:
     """Upload the pipeline, unless the server has these bytes, and start a run of it.
 
     Returns:
         run_id, url, version, and whether the version was uploaded.
     """
-    content = package(name)
-    arguments = fitting(content, pipeline_arguments(config, Path(WORKSPACE), stage))
+    pipeline = find_pipeline(name)
+    given = arguments(pipeline, config, Path(WORKSPACE), stage=stage, **options)
+    content = compiled(pipeline, config.pods)
     version = upload(server, name, content)
     run_id = start_run(
-        server, version, name, arguments, experiment=experiment, service_account=service_account
+        server, version, name, fitting(content, given), experiment=experiment, service_account=service_account
     )
     return {
         "pipeline": name,
@@ -60,7 +46,6 @@ def schedule(
     server: Server,
     name: str,
     config: Config,
-    stage: str,
     when: Timing,
     *,
     reference: str = LATEST,
@@ -73,15 +58,16 @@ def schedule(
     Returns:
         name, id, what was done (created, replaced, unchanged), version, cron and time_zone.
     """
-    content = package(name)
-    arguments = fitting(content, pipeline_arguments(config, Path(WORKSPACE), stage))
+    pipeline = find_pipeline(name)
+    content = compiled(pipeline, config.pods)
+    given = fitting(content, arguments(pipeline, config, Path(WORKSPACE)))
     pinned = reference != LATEST
     version = choose_version(server, name, reference) if pinned else upload(server, name, content)
     schedule_id, done = create(
         server,
         name,
         version,
-        arguments,
+        given,
         when,
         pinned=pinned,
         experiment=experiment,

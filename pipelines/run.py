@@ -1,4 +1,4 @@
-"""Runs the training pipeline on this machine and shows how it fares."""
+"""Runs a pipeline on this machine and shows how it fares."""
 
 import json
 import os
@@ -11,75 +11,71 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from megl_core.code import code_digest
 from megl_core.config import Config
-from megl_core.files import canonical_json, read_json, sha256_json, write_json
+from megl_core.files import read_json, write_json
+from megl_core.operations.outcome import result_file
 from megl_core.progress import EVENTS_VARIABLE
 from megl_core.provenance.source import PIPELINE_RUN_VARIABLE
-from megl_core.registry.tracking import resolve_tracking_uri
+from pipelines.catalog import Pipeline, arguments, find_pipeline
 from pipelines.screen import Screen, StepStates
 
 _POLL_SECONDS = 0.1
 
 
 def run_local(
-    config: Config, workspace: Path, *, stage: str = "Staging", cache: bool = True
+    name: str,
+    config: Config,
+    workspace: Path,
+    *,
+    stage: str | None = None,
+    cache: bool = True,
+    **options: str | None,
 ) -> dict[str, Any]:
-    """Run the pipeline through kfp.local, one process for each step, with live progress on screen.
+    """Run a pipeline through kfp.local, one process for each step, with live progress on screen.
 
     Args:
+        name: The pipeline.
         config: The whole configuration.
         workspace: Folder that keeps datasets, the tracking store, results and reports.
-        stage: Stage for a model that passes the gate.
+        stage: Stage for a model that passes the gates; None: the pipeline's own.
         cache: Reuse the results of steps whose code, settings and input bytes are the same.
+        options: What the pipeline takes beside these.
 
     Returns:
-        The run's result: metrics, version, stage, paths, and which steps ran.
+        The run's result as its last step left it, and which steps ran, were reused, or were not needed.
 
     Raises:
         MeglError: a step failed; the error is the step's own.
     """
+    pipeline = find_pipeline(name)
     workspace = workspace.resolve()
-    name = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-    folder = workspace / "pipeline" / "runs" / name
-    folder.mkdir(parents=True)
+    run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
     request = {
-        "arguments": pipeline_arguments(config, workspace, stage),
+        "pipeline": name,
+        "arguments": arguments(pipeline, config, workspace, stage=stage, **options),
         "cache": cache,
         "pipeline_root": str(workspace / "pipeline" / "artifacts"),
-        "result": str(folder / "result.json"),
     }
+    folder = result_file(workspace, run).parent
+    folder.mkdir(parents=True)
     write_json(folder / "request.json", request)
-    states = _follow(folder)
-    result: dict[str, Any] = read_json(folder / "result.json")
+    states = _follow(folder, pipeline)
+    result: dict[str, Any] = read_json(result_file(workspace, run))
     return result | {
+        "pipeline": name,
         "ran": states.names("done"),
         "reused": states.names("reused"),
+        "skipped": states.names("skipped"),
         "seconds": round(states.seconds, 1),
         "log": str(folder / "log.txt"),
     }
 
 
-def pipeline_arguments(config: Config, workspace: Path, stage: str) -> dict[str, Any]:
-    """The pipeline's parameters: each section as JSON (KFP's own mappings hold no null and turn integers
-    into floats), and the digests of the code and of the tracking store's address."""
-    sections = config.model_dump(mode="json", exclude={"cluster", "pods"})
-    return {
-        "workspace": str(workspace),
-        "code": code_digest(),
-        "store": sha256_json(resolve_tracking_uri(config.registry, workspace)),
-        "stage": stage,
-        **{name: canonical_json(section).decode() for name, section in sections.items()},
-    }
-
-
-def _follow(folder: Path) -> StepStates:
+def _follow(folder: Path, pipeline: Pipeline) -> StepStates:
     """Start the pipeline's process, draw its progress, and raise what made it fail."""
-    from pipelines.training import STEPS
-
     events = folder / "events.jsonl"
     events.touch()
-    states = StepStates(STEPS)
+    states = StepStates(pipeline.steps)
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "pipelines.local", str(folder / "request.json")],

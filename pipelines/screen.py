@@ -16,13 +16,14 @@ from rich.text import Text
 from megl_core.errors import MeglError
 from megl_core.progress import format_fields
 
-State = Literal["waiting", "running", "done", "reused", "failed", "not run"]
+State = Literal["waiting", "running", "done", "reused", "failed", "skipped", "not run"]
 _SIGNS: dict[State, tuple[str, str]] = {
     "waiting": ("·", "dim"),
     "running": ("▶", "bold cyan"),
     "done": ("✓", "green"),
     "reused": ("=", "blue"),
     "failed": ("✗", "bold red"),
+    "skipped": ("-", "dim"),
     "not run": ("·", "dim"),
 }
 
@@ -76,6 +77,8 @@ class StepStates:
             step.state, step.ended = "done", event["time"]
         elif kind == "failed":
             step.state, step.ended, step.failure = "failed", event["time"], event
+        elif kind == "skipped":
+            step.state = "skipped"
         elif kind == "message":
             step.text = event["text"]
         elif kind == "progress":
@@ -111,11 +114,14 @@ class StepStates:
         return MeglError(f"the pipeline's process died ({died}): {last}", where=f"log {log}")
 
     def _silent_before(self, name: str) -> None:
+        """Settle the steps that a later one leaves behind; after a failure only the notification runs."""
+        broken = False
         for step in self.steps.values():
             if step.name == name:
                 return
             if step.state == "waiting":
-                step.state = "reused"
+                step.state = "not run" if broken else "reused"
+            broken = broken or step.state in ("failed", "running")
 
 
 class Screen:
@@ -173,4 +179,6 @@ def _bar(step: StepState) -> RenderableType:
 def _words(step: StepState) -> Text:
     if step.state == "reused":
         return Text("same code, settings and bytes as before: result reused", "dim")
+    if step.state == "skipped":
+        return Text("not needed", "dim")
     return Text(step.text, "" if step.state == "running" else "dim")

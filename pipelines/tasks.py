@@ -15,6 +15,9 @@ from megl_core.provenance.source import IMAGE_VARIABLE, PIPELINE_RUN_VARIABLE
 WORKSPACE = "/workspace"
 """Where the pods of a cluster have the workspace."""
 
+SLIM = ("_KFP_RUNTIME", "true")
+"""Keeps KFP from importing client and compiler in each step's process; on a cluster KFP sets it itself."""
+
 FIELDS = {
     PIPELINE_RUN_VARIABLE: "metadata.labels['pipeline/runid']",
     "POD_NAME": "metadata.name",
@@ -37,6 +40,7 @@ def settle(task: PipelineTask, step: str, pods: PodsConfig | None) -> None:
     metadata = read_metadata(step)
     task.set_caching_options(enable_caching=metadata.cached)
     if pods is None:
+        task.set_env_variable(*SLIM)
         return
     if unknown := set(pods.steps) - set(steps()):
         raise ConfigError(

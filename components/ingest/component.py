@@ -11,6 +11,7 @@ from components import IMAGE
 def ingest(
     workspace: str,
     data: str,
+    storage: str,
     dataset: dsl.Output[dsl.Dataset],
     manifest: dsl.Output[dsl.Dataset],
 ) -> NamedTuple("Ingested", [("digest", str), ("labels", list), ("num_samples", int), ("dvc", str)]):
@@ -19,6 +20,7 @@ def ingest(
     Args:
         workspace: Folder that keeps datasets and their DVC repository.
         data: The `data` section of the configuration, as JSON.
+        storage: The `storage` section of the configuration, as JSON.
         dataset: The dataset folder, in the workspace.
         manifest: One row for every sample, with digests and measurements.
 
@@ -26,7 +28,7 @@ def ingest(
         digest: Root digest of the data.
         labels: In the order of the classes.
         num_samples: Rows.
-        dvc: DVC version of the folder, as JSON.
+        dvc: DVC version of the folder and what it was imported from, as JSON.
     """
     import json
     from pathlib import Path
@@ -35,6 +37,7 @@ def ingest(
     from megl_core.data.ingest import ingest as step
 
     with progress.step("ingest"):
-        result = step(config.read_sections(data=data).data, Path(workspace))
+        settings = config.read_sections(data=data, storage=storage)
+        result = step(settings.data, Path(workspace), settings.storage)
     dataset.uri, manifest.uri = str(result.dataset), str(result.manifest)
     return (result.digest, result.labels, result.num_samples, json.dumps(result.version, sort_keys=True))

@@ -14,6 +14,7 @@ def prerequisites(
     train: str,
     registry: str,
     cluster: str,
+    storage: str,
     checked: dsl.Output[dsl.Artifact],
     gpus: int = 0,
     free_gib: float = 1.0,
@@ -26,6 +27,7 @@ def prerequisites(
         train: The `train` section of the configuration, as JSON.
         registry: The `registry` section of the configuration, as JSON.
         cluster: The `cluster` section of the configuration, as JSON.
+        storage: The `storage` section of the configuration, as JSON.
         checked: File with every finding, as JSON.
         gpus: GPUs that this pod must have been granted, as the training's will be.
         free_gib: What the disks of workspace and temporary files must have left, in GiB.
@@ -39,6 +41,8 @@ def prerequisites(
     from megl_core.operations.prerequisites import prepare
 
     with progress.step("prerequisites"):
-        settings = config.read_sections(data=data, train=train, registry=registry, cluster=cluster)
+        settings = config.read_sections(
+            data=data, train=train, registry=registry, cluster=cluster, storage=storage
+        )
         found = prepare(settings, Path(workspace), Path(checked.path), gpus=gpus, free_gib=free_gib)
     return (found.code, found.store)

@@ -19,6 +19,8 @@ def train(
     model: str,
     objective: str,
     train: str,
+    cluster: str,
+    storage: str,
     trained: dsl.Output[dsl.Model],
     provenance: dsl.Output[dsl.Artifact],
 ) -> NamedTuple("Trained", [("model_digest", str), ("run_id", str)]):
@@ -35,6 +37,8 @@ def train(
         model: The `model` section of the configuration, as JSON.
         objective: The `objective` section of the configuration, as JSON.
         train: The `train` section of the configuration, as JSON.
+        cluster: The `cluster` section of the configuration, as JSON: where to train, on how many nodes.
+        storage: The `storage` section of the configuration, as JSON.
         trained: The model folder.
         provenance: The statement of what the model was made of.
 
@@ -45,11 +49,18 @@ def train(
     from pathlib import Path
 
     from megl_core import config, progress
-    from megl_core.registry.steps import train_tracked
+    from megl_core.remote.launch import train_anywhere
 
     with progress.step("train"):
-        settings = config.read_sections(registry=registry, model=model, objective=objective, train=train)
-        result = train_tracked(
+        settings = config.read_sections(
+            registry=registry,
+            model=model,
+            objective=objective,
+            train=train,
+            cluster=cluster,
+            storage=storage,
+        )
+        result = train_anywhere(
             Path(packed.path),
             Path(trained.path),
             settings,
@@ -57,9 +68,6 @@ def train(
             digest=digest,
             code=code,
             dvc=json.loads(dvc),
-            checkpoints=Path(workspace) / "checkpoints",
             provenance=Path(provenance.path),
         )
-    if result is None:
-        raise RuntimeError("this is not the main process of a distributed run")
     return (result.model_digest, result.run_id)

@@ -14,6 +14,8 @@ def validate(
     labels: list,
     validation: str,
     report: dsl.Output[dsl.Artifact],
+    reference: dsl.Input[dsl.Dataset] = None,
+    reference_digest: str = "",
 ) -> bool:
     """Validate a dataset with Great Expectations over its manifest.
 
@@ -25,6 +27,8 @@ def validate(
         labels: Labels that may occur.
         validation: The `validation` section of the configuration, as JSON.
         report: Folder with validation.json and validation.html.
+        reference: Folder with an earlier manifest, to measure drift against; an empty one or none: no drift.
+        reference_digest: SHA-256 of that manifest, or an empty string.
 
     Returns:
         True; a failed expectation fails the step.
@@ -36,6 +40,13 @@ def validate(
 
     with progress.step("validate"):
         settings = config.read_sections(validation=validation).validation
+        earlier = next(Path(reference.path).glob("*.parquet"), None) if reference else None
         return step(
-            Path(dataset.path), Path(manifest.path), settings, Path(report.path), labels, digest=digest
+            Path(dataset.path),
+            Path(manifest.path),
+            settings,
+            Path(report.path),
+            labels,
+            reference=earlier,
+            digest=digest,
         ).passed

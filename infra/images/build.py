@@ -91,21 +91,31 @@ def export_bom(name: str) -> Path:
     return target
 
 
-def table(sizes: dict[str, dict[str, int]]) -> str:
-    """The sizes as a Markdown table, in MB."""
-    rows = ["| image | " + " | ".join(LAYERS) + " | together |", "|---" + "|---:" * (len(LAYERS) + 1) + "|"]
-    for name, layers in sizes.items():
-        megabytes = [f"{size / 1e6:.0f} MB" for size in (*layers.values(), sum(layers.values()))]
-        rows.append(f"| `{name}` | " + " | ".join(megabytes) + " |")
-    return "\n".join(rows)
+def row(name: str, layers: dict[str, int]) -> str:
+    """An image's line in the table of sizes, in MB."""
+    megabytes = [f"{size / 1e6:.0f} MB" for size in (*layers.values(), sum(layers.values()))]
+    return f"| `{name}` | " + " | ".join(megabytes) + " |"
+
+
+def with_sizes(page: str, sizes: dict[str, dict[str, int]]) -> str:
+    """The page with these images' lines in its table; those of this version that were not built stay."""
+    block = re.compile(r"(?s)(?<=<!-- sizes -->\n).*(?=<!-- /sizes -->)")
+    rows = {
+        found[1]: found[0]
+        for found in re.finditer(r"(?m)^\| `(.+?)` .*$", page)
+        if found[1] in NAMES.values()
+    }
+    rows |= {name: row(name, layers) for name, layers in sizes.items()}
+    head = ["| image | " + " | ".join(LAYERS) + " | together |", "|---" + "|---:" * (len(LAYERS) + 1) + "|"]
+    table = "\n".join([*head, *(rows[name] for name in NAMES.values() if name in rows)])
+    return block.sub(lambda _: f"{table}\n", page)
 
 
 def write_page(sizes: dict[str, dict[str, int]]) -> None:
-    """Put the table in its place in docs/images.md."""
-    text = PAGE.read_text(encoding="utf-8")
-    kept = re.sub(r"(?s)(<!-- sizes -->\n).*(\n<!-- /sizes -->)", lambda m: m[1] + table(sizes) + m[2], text)
+    """Put the sizes in their place in docs/images.md."""
+    text = with_sizes(PAGE.read_text(encoding="utf-8"), sizes)
     with atomic_file(PAGE) as file:
-        file.write_text(kept, encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
@@ -128,7 +138,7 @@ def main() -> None:
         sizes[name] = layer_sizes(name)
         print(f"bill of materials: {export_bom(name).relative_to(ROOT)}")
     write_page(sizes)
-    print(table(sizes))
+    print("\n".join(row(name, layers) for name, layers in sizes.items()))
 
 
 def _output(*command: str) -> str:

@@ -1,4 +1,4 @@
-"""`megl data`: generate, import, validate, pack, upload and look at datasets."""
+"""`megl data`: generate, import, validate, pack, move and look at datasets."""
 
 import tempfile
 from dataclasses import asdict
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from megl_core.cli.common import JsonOption, ParamsOption, SetOption, console, print_json, resolve_config
-from megl_core.config import Config, SplitConfig
-from megl_core.errors import GateError
+from megl_core.config import Config, DataConfig, SplitConfig, parse
+from megl_core.errors import DataError, GateError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,7 +22,7 @@ ManifestOption = Annotated[
     typer.Option(help="A manifest made before; without it the dataset is scanned.", show_default=False),
 ]
 
-app = typer.Typer(no_args_is_help=True, help="Generate, import, validate, pack and look at datasets.")
+app = typer.Typer(no_args_is_help=True, help="Generate, import, validate, pack, move and look at datasets.")
 
 
 @app.command()
@@ -47,8 +47,19 @@ def import_(
     importer: Annotated[
         str, typer.Argument(help="folder, megl-release, coco, act-x, vqa-x or procedural (docs/data.md).")
     ],
-    source: Annotated[Path, typer.Argument(help="The folder to read.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A folder, an s3:// folder, or a DVC repository with --path.", show_default=False
+        ),
+    ],
     target: Annotated[Path, typer.Argument(help="The dataset folder to write.")],
+    path: Annotated[
+        str | None, typer.Option(help="The folder that DVC tracks in the repository.", show_default=False)
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Commit, branch or tag of the repository.", show_default=False)
+    ] = None,
     params: ParamsOption = None,
     set_: SetOption = None,
     as_json: JsonOption = False,
@@ -56,11 +67,19 @@ def import_(
     """Import images, masks and rationales into a dataset folder; all rows, or none.
 
     Example: megl data import coco downloads/coco data/coco --set data.name=coco
+
+    Example: megl data import folder https://git.example.org/birds.git data/birds --path data/birds
     """
     from megl_core.data.importers import import_dataset
+    from megl_core.data.sources import fetched, find_source
 
     config = resolve_config(params, set_)
-    _show_import(import_dataset(importer, source, target, config.data), target, as_json)
+    named = {"importer": importer, "source": source, "path": path, "revision": revision}
+    data = parse(DataConfig, config.data.model_dump() | named, where="data import")
+    found = find_source(data, config.storage)
+    with fetched(found, target) as folder:
+        report = import_dataset(importer, folder, target, data)
+    _show_import(report, target, as_json)
 
 
 @app.command()
@@ -130,31 +149,6 @@ def pack(
 
 
 @app.command()
-def upload(
-    packed: Annotated[Path, typer.Argument(help="The packed folder.", show_default=False)],
-    address: Annotated[str, typer.Argument(help="Where it goes: s3://bucket/prefix.", show_default=False)],
-    params: ParamsOption = None,
-    set_: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Copy packed data to S3, from where `megl train` streams them; nothing is sent where they are already.
-
-    Example: megl data upload runs/packed s3://bucket/packed --set storage.endpoint_url=http://minio:9000
-    """
-    from megl_core.data.packed import verify as verify_packed
-    from megl_core.storage.s3 import upload_folder
-
-    config = resolve_config(params, set_)
-    info = verify_packed(packed)
-    upload_folder(packed, address, config.storage)
-    if as_json:
-        print_json({"address": address, **asdict(info)})
-        return
-    console.print(f"uploaded {sum(info.splits.values())} samples to {address}", soft_wrap=True, markup=False)
-    console.print(f"next: megl train {address}", soft_wrap=True, markup=False)
-
-
-@app.command()
 def show(
     path: Annotated[Path, typer.Argument(help="A dataset folder, a packed folder, or a manifest.")],
     verify: Annotated[
@@ -181,6 +175,87 @@ def show(
         return
     console.print(_as_table(counts))
     console.print(f"digest {root_digest(table)}{' (verified)' if verify else ''}", soft_wrap=True)
+
+
+@app.command()
+def upload(
+    folder: Annotated[Path, typer.Argument(help="The folder to copy.", show_default=False)],
+    uri: Annotated[str, typer.Argument(help="Its address: s3://bucket/prefix.", show_default=False)],
+    params: ParamsOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy a folder to S3: a dataset, from where `data.source` takes it, or packed data, which `megl train`
+    streams. What is there already is not sent again.
+
+    Example: megl data upload data/birds s3://datasets/birds --set storage.endpoint_url=https://s3.example.org
+    """
+    from megl_core.data.packed import is_packed
+    from megl_core.data.packed import verify as verify_packed
+    from megl_core.storage.s3 import list_folder, upload_folder
+
+    config = resolve_config(params, set_)
+    if is_packed(folder):
+        verify_packed(folder)
+    upload_folder(folder, uri, config.storage)
+    files = list_folder(uri, config.storage)
+    size = sum(file.size for file in files.values())
+    if as_json:
+        print_json({"uri": uri, "num_files": len(files), "size": size})
+        return
+    console.print(f"{uri} holds {len(files)} files, {size} bytes", markup=False, soft_wrap=True)
+
+
+@app.command()
+def restore(
+    reference: Annotated[
+        str,
+        typer.Argument(
+            help="Digest of the dataset, its DVC hash (....dir), or a model that was trained on it: megl/3.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The dataset folder to write.")],
+    workspace: Annotated[
+        Path, typer.Option("--workspace", "-w", help="Folder of the local MLflow store.")
+    ] = Path("workspace"),
+    params: ParamsOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a dataset back from storage.dvc_remote, byte for byte, and check its digest.
+
+    Example: megl data restore DIGEST -o data/birds --set storage.dvc_remote=s3://datasets/megl
+
+    Example: megl data restore megl/champion -o data/birds
+    """
+    from megl_core.data.restore import restore as run_restore
+
+    config = resolve_config(params, set_)
+    if "/" in reference:
+        reference = _trained_on(reference, config, workspace)
+    restored = run_restore(reference, output, config.storage)
+    if as_json:
+        print_json(asdict(restored))
+        return
+    console.print(
+        f"{output} holds {restored.num_files} files, {restored.size} bytes", markup=False, soft_wrap=True
+    )
+    name = "digest" if restored.digest else "DVC hash"
+    console.print(f"{name} {restored.digest or restored.md5} (verified)", soft_wrap=True)
+
+
+def _trained_on(version: str, config: Config, workspace: Path) -> str:
+    """Root digest of the data that a registered model was trained on."""
+    from megl_core.lineage.record import parse_reference, read_record
+    from megl_core.provenance.statement import data_digest
+    from megl_core.registry.tracking import resolve_tracking_uri
+
+    recorded = read_record(*parse_reference(version), resolve_tracking_uri(config.registry, workspace))
+    digest = data_digest(recorded.statement) if recorded.statement else ""
+    if not digest:
+        raise DataError("the record of this model does not tell its data", where=version)
+    return digest
 
 
 def _show_import(report: "ImportReport", target: Path, as_json: bool) -> None:

@@ -29,7 +29,12 @@ _COLUMNS = {
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="The folder of a trained model.", show_default=False)],
-    data: Annotated[Path, typer.Argument(help="A packed dataset.", show_default=False)],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Packed data: a folder, or the s3:// address that it was uploaded to.", show_default=False
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path(
         "runs/evaluation"
     ),
@@ -48,7 +53,7 @@ def evaluate(
 
     from megl_core.evaluation import evaluate as run
 
-    result = run(model, data, config.evaluation, output, device=device)
+    result = run(model, data, config.evaluation, output, device=device, storage=config.storage)
     if as_json:
         print_json(
             {

@@ -51,21 +51,20 @@ def run_there(
     server: Any,
     name: str,
     config: Config,
-    stage: str,
     *,
-    experiment: str,
-    service_account: str,
     follow: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Run a pipeline on a server; follow it to its end, and fail as it fails.
+
+    Args:
+        options: stage, experiment, service account, and what else the pipeline takes.
 
     Raises:
         MeglError: the run failed or was canceled, or the server refused it.
     """
-    started = module("remote").run_once(
-        server, name, config, stage, experiment=experiment, service_account=service_account
-    )
+    started = module("remote").run_once(server, name, config, **options)
     tell(f"version {started['version']}" + ("" if started["uploaded"] else " (on the server already)"))
     tell(f"run {started['run_id']}: {started['url']}")
     if not follow:

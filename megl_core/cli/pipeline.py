@@ -1,4 +1,4 @@
-"""`megl pipeline`: run the whole loop, or compile it for a cluster."""
+"""`megl pipeline`: run a pipeline, here or on a cluster, or compile them all."""
 
 import os
 import re
@@ -31,7 +31,7 @@ from megl_core.errors import ConfigError, UnavailableError
 app = typer.Typer(no_args_is_help=True)
 app.add_typer(schedule, name="schedule")
 
-COMPILED = Path("pipelines/compiled/training.yaml")
+COMPILED = Path("pipelines/compiled")
 WorkspaceOption = Annotated[
     Path, typer.Option("--workspace", "-w", help="Folder of datasets, runs, MLflow store and reports.")
 ]
@@ -46,14 +46,26 @@ class Stage(StrEnum):
 
 @app.command()
 def run(
-    name: Annotated[str, typer.Argument(help="The pipeline.")] = "training",
+    name: Annotated[str, typer.Argument(help="training, retraining or promotion.")] = "training",
     data: Annotated[
         Path | None, typer.Option(help="A dataset folder; without it the procedural set is made.")
     ] = None,
     workspace: WorkspaceOption = Path("workspace"),
     stage: Annotated[
-        Stage, typer.Option(case_sensitive=False, help="Stage for a model that passes the gate.")
-    ] = Stage.STAGING,
+        Stage | None,
+        typer.Option(
+            case_sensitive=False,
+            help="Stage for a model that passes the gates. [default: Staging; of promotion: Production]",
+            show_default=False,
+        ),
+    ] = None,
+    version: Annotated[
+        str | None,
+        typer.Option(help="promotion: number or alias. [default: staging]", show_default=False),
+    ] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="promotion: why, for the record.", show_default=False)
+    ] = None,
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Reuse results of the same code, settings and bytes.")
     ] = True,
@@ -72,7 +84,7 @@ def run(
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the whole pipeline: data, validation, training, evaluation, registry, report.
+    """Run a pipeline: training (the whole loop), retraining (if the data are new), promotion (to a stage).
 
     On this machine, or with --cluster on a Kubeflow Pipelines server. Ctrl-C stops a run here, and lets a
     run on a server go on.
@@ -81,49 +93,53 @@ def run(
 
     Example, own images: megl pipeline run --data photos --set model.image_size=128
 
-    Example, on a cluster: megl pipeline run --cluster http://localhost:8080 --namespace megl
+    Example, on a cluster: megl pipeline run retraining --cluster http://localhost:8080 --namespace megl
+
+    Example, to Production: megl pipeline run promotion --version 3 --reason "better on new cameras"
     """
+    options = {"stage": stage.value if stage else None, "version": version, "reason": reason}
     if cluster is not None:
         _refuse_what_is_local(data, cache)
-        config = resolve_config(params, set_)
         run_there(
             connect(cluster, namespace, token_file),
             name,
-            config,
-            stage.value,
+            resolve_config(params, set_),
             experiment=experiment,
             service_account=service_account,
             follow=follow,
             as_json=as_json,
+            **options,
         )
         return
-    if name != "training":
-        raise ConfigError(f"{name!r} does not run on this machine", fix="name a server with --cluster")
     config = _with_data(resolve_config(params, set_), data)
-    result = _load("run_local")(config, workspace, stage=stage.value, cache=cache)
+    result = _load("run_local")(name, config, workspace, cache=cache, **options)
     if as_json:
         print_json(result)
-    else:
+    elif "metrics" in result:
         _show(result)
+    else:
+        _show_briefly(result)
 
 
 @app.command("compile")
 def compile_(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The YAML file.")] = COMPILED,
-    check: Annotated[bool, typer.Option("--check", help="Only say whether the file is fresh.")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the YAML files.")] = COMPILED,
+    check: Annotated[bool, typer.Option("--check", help="Only say whether the files are fresh.")] = False,
+    params: ParamsOption = None,
+    set_: SetOption = None,
 ) -> None:
-    """Compile the pipeline to YAML for a Kubeflow cluster.
+    """Compile the pipelines to YAML for a Kubeflow cluster, with the settings of their pods.
 
-    Exit code 4 under --check where the file differs from what the code compiles to.
+    Exit code 4 under --check where a file differs from what the code compiles to.
 
     Example: megl pipeline compile --check
+
+    Example: megl pipeline compile -o compiled --set pods.image=registry.example.com/megl:0.1.0
     """
-    if check:
-        _load("check_compiled")(output)
-        console.print(f"{output} is fresh", highlight=False)
-        return
-    _load("compile_pipeline")(output)
-    console.print(f"wrote {output}", highlight=False)
+    pods = resolve_config(params, set_).pods
+    files = _load("check_compiled" if check else "compile_pipelines")(output, pods)
+    for file in files:
+        console.print(f"{file} is fresh" if check else f"wrote {file}", highlight=False)
 
 
 def _refuse_what_is_local(data: Path | None, cache: bool) -> None:
@@ -142,7 +158,7 @@ def _with_data(config: Config, data: Path | None) -> Config:
         return config
     folder = data.resolve()
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-.") or "data"
-    source = {"importer": "folder", "source": str(folder), "name": name}
+    source = {"importer": "folder", "source": str(folder), "path": None, "revision": None, "name": name}
     return parse(Config, config.model_dump() | {"data": config.data.model_dump() | source}, where="--data")
 
 
@@ -176,6 +192,15 @@ _NOTES = {
 }
 
 
+def _show_briefly(result: dict[str, Any]) -> None:
+    """The result of a run that trained nothing."""
+    if "novelty" in result:
+        lines = {"nothing": f"to train: {result['novelty']['why']}"}
+    else:
+        lines = {"model": f"{result['model_name']} version {result['version']} is in {result['stage']}"}
+    _print_lines(lines | {"took": f"{result['seconds']} s"})
+
+
 def _show(result: dict[str, Any]) -> None:
     console.print(_table(result["metrics"], result["main_splits"]))
     notes = [note for name, note in _NOTES.items() if any(name in row for row in result["metrics"].values())]
@@ -196,6 +221,10 @@ def _show(result: dict[str, Any]) -> None:
         "MLflow": _screen(result["tracking_uri"]),
         "explain": f"{_program('megl')} explain IMAGE --model {shlex.quote(result['model'])}",
     }
+    _print_lines(lines)
+
+
+def _print_lines(lines: dict[str, str]) -> None:
     for name, text in lines.items():
         console.print(f"[bold]{name:<7}[/] ", end="")
         console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -58,7 +58,7 @@ def create(
 
     The same command once more changes nothing; with other settings it needs --replace.
 
-    Example: megl pipeline schedule create training --cluster http://localhost:8080 --cron '0 3 * * 1'
+    Example: megl pipeline schedule create retraining --cluster http://localhost:8080 --cron '0 3 * * 1'
     """
     config = resolve_config(params, set_)
     when = module("schedules").timing(
@@ -68,7 +68,6 @@ def create(
         connect(cluster, namespace, token_file),
         name,
         config,
-        "Staging",
         when,
         reference=version,
         experiment=experiment,
@@ -114,7 +113,7 @@ def pause(
 ) -> None:
     """Start no more runs until it is resumed.
 
-    Example: megl pipeline schedule pause training --cluster http://localhost:8080
+    Example: megl pipeline schedule pause retraining --cluster http://localhost:8080
     """
     module("schedules").pause(connect(cluster, namespace, token_file), name)
     console.print(f"{name} is paused", markup=False, highlight=False)
@@ -129,7 +128,7 @@ def resume(
 ) -> None:
     """Start runs again.
 
-    Example: megl pipeline schedule resume training --cluster http://localhost:8080
+    Example: megl pipeline schedule resume retraining --cluster http://localhost:8080
     """
     module("schedules").resume(connect(cluster, namespace, token_file), name)
     console.print(f"{name} is resumed", markup=False, highlight=False)
@@ -144,7 +143,7 @@ def delete(
 ) -> None:
     """Remove a schedule; the runs that it started stay.
 
-    Example: megl pipeline schedule delete training --cluster http://localhost:8080
+    Example: megl pipeline schedule delete retraining --cluster http://localhost:8080
     """
     module("schedules").delete(connect(cluster, namespace, token_file), name)
     console.print(f"{name} is deleted", markup=False, highlight=False)

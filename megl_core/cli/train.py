@@ -54,10 +54,11 @@ def train(
     if processes > 1 and "WORLD_SIZE" not in os.environ:
         from megl_core.data.packed import read_info
         from megl_core.data.streaming import open_packed
+        from megl_core.remote.torchrun import Nodes, run_processes
 
         with open_packed(data, config.storage) as files:
             read_info(files)  # what is wrong is said once, not by every process
-        raise typer.Exit(_torchrun(processes))
+        raise typer.Exit(run_processes(["-m", "megl_core.cli", *sys.argv[1:]], Nodes(processes)).code)
     from megl_core.provenance.statement import statement_file
     from megl_core.registry.steps import train_tracked
 
@@ -80,34 +81,3 @@ def train(
     for name in ("loss", "val_accuracy", "val_energy_in_mask"):
         if name in result.metrics:
             console.print(f"{name:<18} {result.metrics[name]:.4g}", highlight=False)
-
-
-def _torchrun(processes: int) -> int:
-    """Start this very command once for each process; the exit code is that of the first that failed.
-
-    torchrun's own program would turn every failure into exit code 1 and a traceback.
-    """
-    import uuid
-
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-    )
-    try:
-        elastic_launch(config, sys.executable)("-m", "megl_core.cli", *sys.argv[1:])
-    except ChildFailedError as error:
-        code = error.get_first_failure()[1].exitcode
-        return code if code > 0 else 128 - code
-    except SignalException as stopped:  # its processes were stopped with it
-        return 128 + int(stopped.sigval)
-    return 0

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from megl_core.cli.common import JsonOption, ParamsOption, SetOption, console, print_json, resolve_config
 
@@ -19,7 +19,9 @@ _SHOWN = 10
 
 @app.command()
 def tune(
-    data: Annotated[Path, typer.Argument(help="Packed data with a validation split.")],
+    data: Annotated[
+        str, typer.Argument(help="Packed data with a validation split: a folder, or its s3:// address.")
+    ],
     space: Annotated[Path, typer.Option("--space", "-s", help="What to try: a YAML file (docs/tuning.md).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the search.")] = Path("runs/tune"),
     trials: Annotated[int, typer.Option("--trials", min=1, help="Trials in all, with earlier ones.")] = 30,
@@ -67,7 +69,8 @@ def _table(found: "Tuned") -> Table:
     ended = [attempt for attempt in found.attempts if attempt.state == "complete"]
     ended.sort(key=lambda attempt: -(attempt.score or 0.0))
     names = list(found.best.values)
-    table = Table("trial", "score", *names, title=f"{len(found.attempts)} trials, the best of them")
+    headings = (Column(name, overflow="fold") for name in names)
+    table = Table("trial", "score", *headings, title=f"{len(found.attempts)} trials, the best of them")
     for attempt in ended[:_SHOWN]:
         values = (attempt.values[name] for name in names)
         cells = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in values)

@@ -16,8 +16,9 @@ _CANNOT_START = {
     "RunContainerError",
 }
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
-_STOPPED_BY_OTHERS = {137, 143}
-"""Exit codes of SIGKILL and SIGTERM: how the other processes end after the first one failed."""
+_AFTER_OTHERS = {5: 2, 137: 3, 143: 3}
+"""How processes end when another one failed: they lose it (`UnavailableError`), or are killed. The higher
+the number, the less an exit code tells of the cause."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,9 @@ class Death:
         """The cause of a failure comes first.
 
         Within the last attempt: what no other process can bring about (memory, eviction), then the earliest
-        exit, then the processes that were killed because of it.
+        exit, then the processes that lost another one or were killed because of it.
         """
-        follows = self.kind == "exit" and self.exit_code in _STOPPED_BY_OTHERS
-        severity = 2 if follows else 1 if self.kind == "exit" else 0
+        severity = _AFTER_OTHERS.get(self.exit_code or 0, 1) if self.kind == "exit" else 0
         return (-self.attempt, severity, self.time, self.rank)
 
 

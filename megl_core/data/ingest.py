@@ -2,6 +2,7 @@
 
 <workspace>/datasets/<name>/          the dataset, tracked by DVC
 <workspace>/datasets/<name>.json      what it was imported from, its bytes then, its last digest
+<workspace>/datasets/.<name>.source/  what was fetched, until it is imported
 <workspace>/manifests/<digest>.parquet
 """
 
@@ -10,14 +11,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from megl_core.config import DataConfig
+from megl_core.config import DataConfig, StorageConfig
 from megl_core.data import contract, images, manifest
 from megl_core.data.importers import IMPORTERS, base, import_dataset, writer
 from megl_core.data.manifest import known_labels, read_manifest, root_digest, scan, write_manifest
+from megl_core.data.sources import Source, fetched, find_source
 from megl_core.errors import DataError
 from megl_core.files import read_json, sha256_file, sha256_json, sha256_tree, write_json
 from megl_core.progress import Reporter, get_reporter
 from megl_core.storage.dvc import DvcVersion, ensure_repository, track
+from megl_core.storage.remote import StoredDataset, store
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Ingested:
     Attributes:
         digest: root digest of the manifest: what the data is, wherever it lies.
         labels: in the order of the classes.
+        source: URI and digests of what was imported; None for a generated set.
     """
 
     dataset: Path
@@ -35,50 +39,63 @@ class Ingested:
     labels: list[str]
     num_samples: int
     dvc: DvcVersion
+    source: dict[str, Any] | None = None
 
     @property
     def version(self) -> dict[str, Any]:
-        """The DVC version for the record: the same for the same bytes, whether they were new or not."""
+        """The DVC version and the source for the record: the same for the same bytes, whether they were new
+        or not, and whichever other revision of the source holds them too."""
         version = asdict(self.dvc)
         del version["changed"]
-        return version
+        return version | ({"source": self.source} if self.source else {})
 
 
-def ingest(config: DataConfig, workspace: Path, reporter: Reporter | None = None) -> Ingested:
-    """Import the source unless its import is here already, measure every file, and track it with DVC.
+def ingest(
+    config: DataConfig,
+    workspace: Path,
+    storage: StorageConfig | None = None,
+    reporter: Reporter | None = None,
+) -> Ingested:
+    """Import the source unless its import is here already, measure every file, track it with DVC, and push
+    it where `storage.dvc_remote` says.
 
     The dataset is imported anew when the source's bytes, the importer's settings or its code have
     changed. One that was edited in the workspace is kept as it is: its digest tells it apart.
 
     Raises:
-        DataError: both the source and its copy in the workspace have changed.
+        DataError: both the source and its copy in the workspace have changed, or there is no such source.
+        UnavailableError: source or remote do not answer; the next call goes on where this one stopped.
+        IntegrityError: what arrived is not what the source records.
     """
-    reporter = reporter or get_reporter()
+    reporter, storage = reporter or get_reporter(), storage or StorageConfig()
     dataset = workspace / "datasets" / config.name
     record_file = dataset.with_name(f"{config.name}.json")
     record = read_json(record_file) if record_file.is_file() else {}
-    source = _source_digest(config)
-    if not dataset.is_dir() or record.get("source") != source:
+    source = find_source(config, storage)
+    wanted = _source_digest(config, source)
+    if not dataset.is_dir() or record.get("source") != wanted:
         _refuse_to_overwrite_edits(dataset, record)
-        folder = Path(config.source) if config.source else None
-        import_dataset(config.importer, folder, dataset, config, reporter)
-        record = {"imported": sha256_tree(dataset)}
+        _import(source, config, dataset, reporter)
+        record = {"imported": sha256_tree(dataset), "origin": source and source.record}
     table = scan(dataset, config.split, reporter, _known_manifest(workspace, record))
     digest = root_digest(table)
     write_manifest(table, _manifest_path(workspace, digest))
     if record.get("digest") not in (None, digest):
         reporter.message(f"the data changed since the last run: {record['digest'][:12]} -> {digest[:12]}")
-    ensure_repository(workspace)
+    root = ensure_repository(workspace)
     version = track(dataset)
-    write_json(
-        record_file,
-        {
-            "source": source,
-            "imported": record.get("imported") or sha256_tree(dataset),
-            "digest": digest,
-            "measured_by": _measuring_code(),
-        },
-    )
+    record = {
+        "source": wanted,
+        "origin": record.get("origin"),
+        "imported": record.get("imported") or sha256_tree(dataset),
+        "imported_md5": record.get("imported_md5") or version.md5,
+        "digest": digest,
+        "measured_by": _measuring_code(),
+    }
+    write_json(record_file, record)
+    if storage.dvc_remote:
+        split = config.split.model_dump(mode="json")
+        store(root, dataset, StoredDataset(digest, version.md5, config.name, split), storage)
     return Ingested(
         dataset,
         _manifest_path(workspace, digest),
@@ -86,7 +103,23 @@ def ingest(config: DataConfig, workspace: Path, reporter: Reporter | None = None
         config.labels or known_labels(dataset, table),
         table.num_rows,
         version,
+        _origin(record, version),
     )
+
+
+def _import(source: Source | None, config: DataConfig, dataset: Path, reporter: Reporter) -> None:
+    if source:
+        reporter.message(f"importing {source.uri}")
+    with fetched(source, dataset) as folder:
+        import_dataset(config.importer, folder, dataset, config, reporter)
+
+
+def _origin(record: dict[str, Any], version: DvcVersion) -> dict[str, Any] | None:
+    """What the dataset was imported from, and whether it was edited here since."""
+    origin: dict[str, Any] | None = record["origin"]
+    if origin and version.md5 != record["imported_md5"]:
+        return origin | {"annotations": {"edited": True}}
+    return origin
 
 
 def _refuse_to_overwrite_edits(dataset: Path, record: dict[str, Any]) -> None:
@@ -99,7 +132,7 @@ def _refuse_to_overwrite_edits(dataset: Path, record: dict[str, Any]) -> None:
         )
 
 
-def _source_digest(config: DataConfig) -> str:
+def _source_digest(config: DataConfig, source: Source | None) -> str:
     """What an import depends on: the importer, its code and settings, and the source's bytes."""
     settings: dict[str, Any] = {
         "importer": config.importer,
@@ -113,8 +146,8 @@ def _source_digest(config: DataConfig) -> str:
         from megl_core.data import scenes
 
         settings["scenes"] = config.scenes.model_dump(mode="json") | {"code": _code_of(scenes)}
-    elif config.source and Path(config.source).is_dir():
-        settings["files"] = sha256_tree(Path(config.source))
+    elif source:
+        settings["files"] = source.content
     return sha256_json(settings)
 
 

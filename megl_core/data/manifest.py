@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -161,7 +161,7 @@ def write_manifest(table: pa.Table, path: Path) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def read_manifest(path: Path, columns: list[str] | None = None, rows: Any = None) -> pa.Table:
+def read_manifest(path: Path | BinaryIO, columns: list[str] | None = None, rows: Any = None) -> pa.Table:
     """Read a manifest, or only some of its columns and rows; `rows` is an expression of pyarrow.
 
     Raises:

@@ -92,6 +92,11 @@ class LocalFiles:
         """Nothing needs to be fetched."""
 
 
+def is_packed(folder: Path) -> bool:
+    """Whether a folder holds packed data, rather than a dataset or something else."""
+    return (folder / DATASET_JSON).is_file() and any(folder.glob("*.arrow"))
+
+
 def read_info(source: Path | PackedFiles) -> PackInfo:
     """What a packed folder holds.
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from megl_core import files
 from megl_core.code import code_digest
-from megl_core.config import EvaluationConfig
+from megl_core.config import EvaluationConfig, StorageConfig
 from megl_core.data.contract import TRAIN
-from megl_core.data.packed import PackedDataset, PackInfo, read_info
+from megl_core.data.packed import PackedDataset, PackedFiles, PackInfo, read_info
+from megl_core.data.streaming import open_packed
 from megl_core.errors import ConfigError, DataError
 from megl_core.progress import Reporter, get_reporter
 
@@ -49,13 +50,18 @@ class Evaluation:
 
 def evaluate(
     model: Path,
-    data: Path,
+    data: Path | str,
     config: EvaluationConfig,
     output: Path,
     reporter: Reporter | None = None,
     device: str = "cpu",
+    storage: StorageConfig | None = None,
 ) -> Evaluation:
     """Measure the model in a folder on the splits of a packed dataset; write `output`, all or nothing.
+
+    Args:
+        data: a folder, or the s3:// address that it was uploaded to.
+        storage: how S3 is reached.
 
     Raises:
         ConfigError: a split in `config.splits` does not exist, or a model that should judge the rationales.
@@ -64,6 +70,14 @@ def evaluate(
     """
     import torch
 
+    torch.set_num_threads(config.num_threads)
+    with open_packed(data, storage or StorageConfig()) as source:
+        return _evaluate(model, source, config, output, reporter or get_reporter(), device)
+
+
+def _evaluate(
+    model: Path, data: PackedFiles, config: EvaluationConfig, output: Path, reporter: Reporter, device: str
+) -> Evaluation:
     from megl_core.evaluation.cues import find_cue
     from megl_core.evaluation.judges import TextJudge, left_out
     from megl_core.evaluation.predict import predict
@@ -71,9 +85,8 @@ def evaluate(
     from megl_core.metrics.meteor import Meteor
     from megl_core.models.megl import MEGL
 
-    torch.set_num_threads(config.num_threads)
     info = read_info(data)
-    splits = _splits(info, config, data)
+    splits = _splits(info, config, data.where)
     network = MEGL.from_pretrained(model, device)
     label_map = _label_map(info.labels, network.labels, model)
     cue = find_cue(data, config.group_columns, network.labels)
@@ -82,7 +95,7 @@ def evaluate(
     predictions = {}
     total = sum(info.splits[name] for name in splits)
     with nullcontext() if "meteor" in reasons else Meteor() as meteor:
-        with (reporter or get_reporter()).bar("evaluate", total=total) as bar:
+        with reporter.bar("evaluate", total=total) as bar:
             for split in splits:
                 rows = PackedDataset(data, split)
                 predictions[split] = predict(network, rows, label_map, config, judge, bar.advance)
@@ -137,13 +150,13 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
     return dict(description)
 
 
-def _splits(info: PackInfo, config: EvaluationConfig, data: Path) -> list[str]:
+def _splits(info: PackInfo, config: EvaluationConfig, where: str) -> list[str]:
     """The splits to evaluate: those asked for, else all but train; empty ones are left out."""
     unknown = sorted(set(config.splits or ()) - info.splits.keys())
     if unknown:
         raise ConfigError(
             f"evaluation.splits names {', '.join(unknown)}, which the data lacks",
-            where=str(data),
+            where=where,
             fix=f"choose from: {', '.join(sorted(info.splits))}",
         )
     asked = config.splits if config.splits is not None else [name for name in info.splits if name != TRAIN]
@@ -151,7 +164,7 @@ def _splits(info: PackInfo, config: EvaluationConfig, data: Path) -> list[str]:
     if not splits:
         raise DataError(
             "nothing to evaluate: no split but train holds a sample",
-            where=str(data),
+            where=where,
             fix="give some rows a split, or set data.split.test above 0 and pack again",
         )
     return splits
@@ -189,7 +202,7 @@ def _write(
     description: dict[str, Any],
     predictions: dict[str, list["Prediction"]],
     model: "MEGL",
-    data: Path,
+    data: PackedFiles,
     config: EvaluationConfig,
 ) -> None:
     import pyarrow.parquet as pq

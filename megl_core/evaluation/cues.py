@@ -3,11 +3,12 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from megl_core.data.contract import TRAIN
 from megl_core.data.manifest import read_manifest
 from megl_core.data.pack import MANIFEST
+from megl_core.data.packed import PackedFiles
+from megl_core.errors import DataError
 from megl_core.metrics.classification import aligned_values
 
 
@@ -22,7 +23,7 @@ class Cue:
     aligned: dict[str, str]
 
 
-def find_cue(data: Path, columns: Sequence[str], labels: Sequence[str]) -> Cue | None:
+def find_cue(data: PackedFiles, columns: Sequence[str], labels: Sequence[str]) -> Cue | None:
     """The cue of packed data: the first of `columns` with a value, or None.
 
     A column that holds nothing but labels names the class itself. Of another column the training rows
@@ -31,7 +32,11 @@ def find_cue(data: Path, columns: Sequence[str], labels: Sequence[str]) -> Cue |
     Raises:
         DataError: the packed data lacks its manifest.
     """
-    table = read_manifest(data / MANIFEST, ["label", "split", "extra"])
+    try:
+        with data.open(MANIFEST) as file:
+            table = read_manifest(file, ["label", "split", "extra"])
+    except FileNotFoundError:
+        raise DataError("the packed data lack their manifest", where=data.where) from None
     extras = [json.loads(extra) for extra in table["extra"].to_pylist()]
     column = next((name for name in columns if any(extra.get(name) is not None for extra in extras)), None)
     if column is None:

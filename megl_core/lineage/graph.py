@@ -14,6 +14,7 @@ from megl_core.provenance.statement import (
     CODE,
     DATASET,
     RUN,
+    SOURCE,
     Statement,
     byproducts,
     parameters,
@@ -91,6 +92,13 @@ def _sources(statement: Statement) -> Iterator[Node]:
                 ("bytes", notes.get("size")),
             ]
             warning = "" if digest.get("dvcMd5") else "DVC does not know these data"
+        elif name == SOURCE:
+            facts = [
+                ("uri", item["uri"]),
+                ("commit", digest.get("gitCommit")),
+                ("DVC hash", digest.get("dvcMd5")),
+            ]
+            warning = "edited since it was imported" if notes.get("edited") else ""
         elif name == CODE:
             facts = [("repository", item.get("uri")), ("commit", digest.get("gitCommit"))]
             warning = "with uncommitted changes" if notes.get("dirty") else ""

@@ -6,12 +6,13 @@ from pathlib import Path
 from tempfile import gettempdir
 
 from megl_core.code import code_digest
-from megl_core.config import ClusterConfig, Config
+from megl_core.config import ClusterConfig, Config, StorageConfig
 from megl_core.errors import MeglError
 from megl_core.files import sha256_json, write_json
 from megl_core.operations import machine, services
 from megl_core.operations.findings import Finding, require, table
 from megl_core.progress import get_reporter
+from megl_core.redaction import redact
 from megl_core.registry.tracking import resolve_tracking_uri
 
 PACKAGES = ("megl", "torch", "mlflow", "dvc", "great-expectations")
@@ -69,7 +70,7 @@ def check_prerequisites(
         *_devices(config, workspace, gpus, free_gib),
         *_tracking(config, workspace),
         *_data(config, workspace),
-        *_cluster(config.cluster),
+        *_cluster(config.cluster, config.storage),
     ]
 
 
@@ -105,7 +106,9 @@ def _may_read(uri: str) -> Finding:
 def _data(config: Config, workspace: Path) -> Iterator[Finding]:
     source = config.data.source
     if source and source.startswith("s3://"):
-        yield services.bucket("data source", source)
+        yield services.bucket("data source", source, config.storage)
+    elif source and config.data.path and not Path(source).is_dir():
+        yield Finding("services", "data source", "ok", f"{redact(source)} (not tried)")
     elif source:
         there = Path(source).exists()
         fix = "" if there else "mount it, or set data.source"
@@ -114,11 +117,11 @@ def _data(config: Config, workspace: Path) -> Iterator[Finding]:
     yield replace(remote, required=remote.state == "unreachable")
 
 
-def _cluster(cluster: ClusterConfig) -> Iterator[Finding]:
+def _cluster(cluster: ClusterConfig, storage: StorageConfig) -> Iterator[Finding]:
     if cluster.exchange is None:
         return
     if cluster.exchange.startswith("s3://"):
-        yield services.bucket("exchange", cluster.exchange)
+        yield services.bucket("exchange", cluster.exchange, storage)
     else:
         yield machine.writable("exchange", Path(cluster.exchange))
     from megl_core.cluster.access import missing_rights

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from megl_core.config import StorageConfig
+from megl_core.errors import MeglError
 from megl_core.operations.findings import Finding
 from megl_core.redaction import redact
+from megl_core.storage.s3 import open_client
 
 TIMEOUT = 3.0
 """Seconds that a service has to answer."""
@@ -50,18 +53,16 @@ def mlflow_version(uri: str) -> Finding:
     return Finding("versions", name, "ok" if same else "missing", f"{both}, server {server}", fix, True)
 
 
-def bucket(name: str, uri: str) -> Finding:
-    """Whether the bucket of an s3:// address is there and may be looked into, with boto3's usual chain."""
-    import boto3
-    from botocore.config import Config
+def bucket(name: str, uri: str, storage: StorageConfig) -> Finding:
+    """Whether the bucket of an s3:// address is there and may be looked into."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    limits = Config(connect_timeout=TIMEOUT, read_timeout=TIMEOUT, retries={"total_max_attempts": 2})
-    fix = "check the bucket's name, AWS_ENDPOINT_URL, the region and the credentials"
+    limits = {"connect_timeout": TIMEOUT, "read_timeout": TIMEOUT, "retries": 1}
+    fix = "check the bucket's name, storage.endpoint_url, the region and the credentials"
     try:
-        client = boto3.Session().client("s3", config=limits)
+        client = open_client(storage.model_copy(update=limits))
         client.head_bucket(Bucket=urlsplit(uri).netloc)
-    except (BotoCoreError, ClientError, ValueError) as error:
+    except (BotoCoreError, ClientError, MeglError) as error:
         return Finding("services", name, "unreachable", f"{uri}: {redact(str(error))}", fix, required=True)
     return Finding("services", name, "ok", uri, required=True)
 

@@ -3,14 +3,13 @@
 import functools
 import importlib.metadata
 import os
-import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import megl_core
 from megl_core.files import sha256_file, sha256_json
-from megl_core.redaction import redact
+from megl_core.redaction import location_uri
 
 COMMIT_VARIABLE = "MEGL_CODE_COMMIT"
 IMAGE_VARIABLE = "MEGL_IMAGE"
@@ -19,7 +18,6 @@ PIPELINE_RUN_VARIABLE = "MEGL_PIPELINE_RUN"
 
 _LOCK = "requirements.lock"
 _GIT_SECONDS = 10
-_SCP = re.compile(r"(?:[^@/:]+@)?(?P<host>[^@/:]+):(?P<path>[^/].*)")  # git@github.com:owner/name
 
 
 @dataclass(frozen=True)
@@ -53,21 +51,6 @@ def find_code() -> Code:
     dirty = None if changed is None or added is None else bool(changed or added)
     remote = _git(root, "remote", "get-url", "origin")
     return Code(commit, dirty, location_uri("git", remote or ""), lock_digest)
-
-
-def location_uri(tool: str, location: str) -> str:
-    """A path or URL that a tool knows as one URI, such as `git+https://...`, without credentials.
-
-    "" for what has none: nothing, or a relative path.
-    """
-    if "://" not in location:
-        if match := _SCP.fullmatch(location):
-            location = f"ssh://{match['host']}/{match['path']}"
-        elif Path(location).is_absolute():
-            location = Path(location).as_uri()
-        else:
-            return ""
-    return f"{tool}+{redact(location)}"
 
 
 def find_image() -> tuple[str, str]:

@@ -19,10 +19,9 @@ from megl_core.provenance.source import (
     environment_digest,
     find_code,
     find_image,
-    location_uri,
     pipeline_run,
 )
-from megl_core.redaction import redact
+from megl_core.redaction import location_uri, redact
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -30,8 +29,8 @@ BUILD_TYPE = "urn:megl:training:v1"
 BUILDER = "urn:megl:builder"
 PROVENANCE_FILE = "provenance.json"
 
-DATASET, CODE, LIBRARY, LOCK, IMAGE, ENVIRONMENT = (
-    *("dataset", "code", "megl_core", "lock", "image", "environment"),
+DATASET, SOURCE, CODE, LIBRARY, LOCK, IMAGE, ENVIRONMENT = (
+    *("dataset", "dataset source", "code", "megl_core", "lock", "image", "environment"),
 )
 """Names of resolved dependencies."""
 RUN = "mlflow run"
@@ -47,7 +46,8 @@ class Training:
     Attributes:
         sections: the resolved sections of the configuration.
         data_digest: root digest of the data.
-        dvc: the dataset's DVC version, as `DvcVersion` has it; None where DVC does not know the data.
+        dvc: the dataset's DVC version, as `DvcVersion` has it, and as `source` what it was imported from;
+            None where DVC does not know the data.
         code_digest: of `megl_core`.
         checkpoints: SHA-256 of pretrained parts, by `backbone` and `decoder`.
         run_id: the MLflow run; "" without one.
@@ -192,6 +192,8 @@ def check_subjects(statement: Statement, model: Path, where: str) -> None:
 
 def _dependencies(training: Training) -> Iterator[dict[str, Any]]:
     yield _dataset(training)
+    if source := (training.dvc or {}).get("source"):
+        yield {"name": SOURCE, **source}
     code = find_code()
     if code.commit:
         yield _code(code)

@@ -70,6 +70,8 @@ def train_tracked(
     checkpoints: Path | None = None,
     provenance: Path | None = None,
     profile: Path | None = None,
+    run_id: str | None = None,
+    saved: Callable[[Path], None] | None = None,
 ) -> Trained | None:
     """Train on the very data that were validated, and log the run to MLflow.
 
@@ -77,6 +79,8 @@ def train_tracked(
         provenance: the file for the statement of what the model was made of. None: beside the model,
             `<output>.provenance.json`; the model folder itself tells nothing of time and place.
         profile: a file for a Chrome trace of a few steps.
+        run_id: the MLflow run to go on with; None: a new one.
+        saved: is called with each checkpoint's folder when it is complete.
 
     Returns:
         None on all but the main process of several.
@@ -90,6 +94,7 @@ def train_tracked(
     code = code or code_digest()
     options: dict[str, Any] = {
         "resume": resume, "checkpoints": checkpoints, "code": code, "profile": profile,
+        "saved": saved,
         "storage": config.storage,
     }  # fmt: skip
     is_main = os.environ.get("RANK", "0") == "0"
@@ -106,7 +111,7 @@ def train_tracked(
     if not track or not is_main:
         result = train(data, output, *sections, **options)
         return finished(result, "") if result else None
-    with start_run(config.registry, workspace, tags={"megl.code_digest": code}) as tracker:
+    with start_run(config.registry, workspace, run_id=run_id, tags={"megl.code_digest": code}) as tracker:
         dvc_hash = str(dvc["md5"]) if dvc else None
         source = f"{dvc['repository']}/{dvc['path']}" if dvc else str(data)
         tracker.log_dataset(Path(source).name, digest, source, dvc_hash)
@@ -294,6 +299,37 @@ def promote_if_passed(
             reporter.message(f"not promoted: {error.what}")
     reporter.message(f"version {version} is in stage {current.stage}")
     return current.stage.value
+
+
+def promote_or_fail(
+    config: Config, workspace: Path, reference: str, stage: str, *, reason: str
+) -> dict[str, Any]:
+    """Move a version (number or alias) to a stage; its approval is requested where people must give it.
+
+    A version that is in the stage already stays there. Returns the run's result: model, version, stage.
+
+    Raises:
+        GateError: the gates do not pass, or an approval is missing.
+        ConfigError: there is no such version.
+    """
+    name, uri = config.registry.model_name, resolve_tracking_uri(config.registry, workspace)
+    current = show_version(name, reference, uri)
+    target = Stage(stage)
+    if current.stage is not target:
+        try:
+            current = promote_judged(name, current.version, target, config, uri, reason=reason)
+        except ApprovalMissingError:
+            with contextlib.suppress(ConfigError):  # it was asked for already
+                request(name, current.version, target, uri, reason=reason)
+            raise
+    get_reporter().message(f"version {current.version} is in stage {current.stage}")
+    return {
+        "model_name": name,
+        "model_digest": current.model_digest,
+        "version": current.version,
+        "stage": current.stage.value,
+        "tracking_uri": redact(uri),
+    }
 
 
 def promote_judged(

@@ -242,6 +242,16 @@ def start_run(
         tracker.close(status)
 
 
+def end_run(config: RegistryConfig, workspace: Path, run_id: str, status: str) -> None:
+    """End a run whose process is gone, as FINISHED, FAILED or KILLED, now or later.
+
+    Raises:
+        UnavailableError: MLflow does not answer.
+    """
+    uri = resolve_tracking_uri(config, workspace)
+    Tracker(connect(uri), run_id, uri, Outbox(workspace)).close(status)
+
+
 def _create(
     client: "MlflowClient", experiment: str, uri: str, name: str | None, tags: Mapping[str, str]
 ) -> str:

@@ -1,5 +1,5 @@
 """Dataset versions: DVC, and S3 or any other remote through it. Importing this loads no framework."""
 
-from megl_core.storage.dvc import DvcVersion, ensure_repository, fetch, push, track
+from megl_core.storage.dvc import DvcVersion, ensure_repository, fetch, push, resolve, track
 
-__all__ = ["DvcVersion", "ensure_repository", "fetch", "push", "track"]
+__all__ = ["DvcVersion", "ensure_repository", "fetch", "push", "resolve", "track"]

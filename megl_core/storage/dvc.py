@@ -6,13 +6,13 @@ told as a `MeglError` without the credentials that a URL may carry.
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from megl_core.errors import DataError, IntegrityError
-from megl_core.files import atomic_directory
+from megl_core.files import atomic_directory, resolve_inside
 from megl_core.redaction import redact
 from megl_core.storage.problems import told_as_megl_errors
 
@@ -49,6 +49,21 @@ def ensure_repository(folder: Path) -> Path:
         with _quiet_dvc(str(root)) as dvc_repo:
             dvc_repo.Repo.init(str(root), no_scm=True).close()
     return root
+
+
+def use_remote(root: Path, name: str, settings: Mapping[str, str]) -> None:
+    """Make a remote the default one of the DVC repository at `root`, with exactly these settings.
+
+    Raises:
+        DataError: DVC knows no such setting.
+    """
+    with _quiet_dvc(str(root)) as dvc_repo, dvc_repo.Repo(str(root)) as repo:
+        config = repo.config.load_one("repo")
+        if config["core"].get("remote") == name and config["remote"].get(name) == settings:
+            return
+        with repo.config.edit("repo") as config:
+            config["core"]["remote"] = name
+            config["remote"][name] = dict(settings)
 
 
 def track(path: Path) -> DvcVersion:
@@ -93,6 +108,18 @@ def push(path: Path, remote: str | None = None) -> int:
         return int(repo.push(targets=[str(path)], remote=remote))
 
 
+def resolve(repository: str, path: str, revision: str | None) -> DvcVersion:
+    """What a revision of a repository records at a path; no data are read. Arguments as of `fetch`.
+
+    Raises:
+        DataError: no such revision, or DVC tracks no folder there.
+        UnavailableError: the repository cannot be read.
+    """
+    with repository_at(repository, revision) as repo:
+        output = _tracked_folder(repo, repository, path, revision)
+        return _version(repo, output, redact(repository))
+
+
 def fetch(repository: str, path: str, revision: str | None, target: Path) -> DvcVersion:
     """Put a tracked dataset, as recorded at a revision, into `target`; one that lies there is replaced.
 
@@ -102,20 +129,15 @@ def fetch(repository: str, path: str, revision: str | None, target: Path) -> Dvc
 
     Raises:
         DataError: no such revision or path, or neither cache nor remote holds its objects.
-        UnavailableError: the repository or its remote cannot be read.
+        UnavailableError: the repository or its remote cannot be read, or it has no remote.
         IntegrityError: what arrived is not what was recorded.
     """
     with (
         atomic_directory(target, marker=_DATASET_FILE) as temporary,
         repository_at(repository, revision) as repo,
     ):
-        output = _find_output(repo, Path(repo.root_dir) / path)
-        if output is None or not output.is_dir_checksum:
-            raise DataError(
-                f"DVC tracks no folder {path!r}" + (f" at revision {revision!r}" if revision else ""),
-                where=redact(repository),
-                fix="name it by its path from the repository's root: dvc list -R --dvc-only",
-            )
+        output = _tracked_folder(repo, repository, path, revision)
+        _check_names(repo, output, temporary)
         _download(repo, output, temporary)
         _check(output, temporary)
         return _version(repo, output, redact(repository))
@@ -189,6 +211,34 @@ def _find_output(repo: Any, path: Path, *, strict: bool = True) -> Any | None:
         return repo.find_outs_by_path(str(path), strict=strict)[0]
     except OutputNotFoundError:
         return None
+
+
+def _tracked_folder(repo: Any, repository: str, path: str, revision: str | None) -> Any:
+    output = _find_output(repo, Path(repo.root_dir) / path)
+    if output is None or not output.is_dir_checksum:
+        raise DataError(
+            f"DVC tracks no folder {path!r}" + (f" at revision {revision!r}" if revision else ""),
+            where=redact(repository),
+            fix="name it by its path from the repository's root: dvc list -R --dvc-only",
+        )
+    return output
+
+
+def _check_names(repo: Any, output: Any, folder: Path) -> None:
+    """The listing of a folder is data of others: DVC itself would follow `..` out of the target."""
+    from dvc_data.hashfile.tree import Tree
+
+    store, oid = output.cache, output.hash_info.value
+    if not store.exists(oid):
+        store = repo.cloud.get_remote_odb(hash_name=output.hash_name)
+    try:
+        names = ["/".join(key) for key, _, _ in Tree.load(store, output.hash_info)]
+    except (AttributeError, KeyError, TypeError):
+        raise IntegrityError(
+            f"the listing of {output.def_path} is damaged", where=f"DVC object {oid}"
+        ) from None
+    for name in names:
+        resolve_inside(folder, name)
 
 
 def _committed_revision(repo: Any, output: Any) -> str | None:

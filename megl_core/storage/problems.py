@@ -21,7 +21,11 @@ _KNOWN: list[tuple[set[str], type[MeglError], str]] = [
         "check the credentials (AWS_PROFILE or AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) and their rights",
     ),
     ({"RevError"}, DataError, "name a commit, branch or tag of that repository; `git fetch` may be needed"),
-    ({"CloneError"}, UnavailableError, "check the repository's URL and that you may read it"),
+    (
+        {"CloneError"},
+        UnavailableError,
+        "check the repository's URL and that you may read it (credential helper of Git, SSH key)",
+    ),
     (
         {"NotDvcRepoError"},
         DataError,
@@ -89,7 +93,10 @@ def _translate(error: Exception, causes: list[BaseException], where: str) -> Meg
     """The first entry of `_KNOWN` that fits the error or what led to it; None: a bug, not a problem."""
     chain = [link for one in (error, *causes) for link in _chain(one)]
     names = {kind.__name__ for link in chain for kind in type(link).__mro__}
-    what = redact(str(causes[0] if causes else error) or type(error).__name__)
+    told = causes[0] if causes else error
+    if "CloneError" in names:  # says "SCM error"
+        told = list(_chain(error))[-1]
+    what = redact(str(told) or type(told).__name__)
     where = redact(where)
     if any(isinstance(link, OSError) and link.errno in _DISK_FULL for link in chain):
         return MeglError(f"cannot write: {what}", where=where, fix="free some space and run it again")

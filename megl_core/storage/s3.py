@@ -10,7 +10,7 @@ import random
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,6 +117,16 @@ def upload_folder(folder: Path, uri: str, config: StorageConfig) -> None:
         client.put_object(**_place(join(uri, INDEX)), Body=canonical_json(index), **_checksum(config))
 
 
+def list_folder(uri: str, config: StorageConfig) -> dict[str, StoredFile]:
+    """`{path: size and SHA-256}` of an uploaded folder, as its index has them.
+
+    Raises:
+        DataError: no complete folder there.
+        UnavailableError: the store does not answer, or refuses.
+    """
+    return _complete(open_client(config), uri)
+
+
 def download_file(uri: str, file: Path, config: StorageConfig) -> None:
     """Copy an object to a file, whole or not at all.
 
@@ -140,9 +150,7 @@ def download_folder(uri: str, folder: Path, config: StorageConfig) -> None:
         MeglError: something else lies at `folder`.
     """
     client = open_client(config)
-    files = read_index(client, uri)
-    if files is None:
-        raise DataError("there is no complete folder at this address", where=uri, fix="upload it (again)")
+    files = _complete(client, uri)
     if folder.is_dir() and _is_whole(folder, files):
         return
     partial = folder.parent / f".{folder.name}.partial"
@@ -161,7 +169,69 @@ def download_folder(uri: str, folder: Path, config: StorageConfig) -> None:
     shutil.rmtree(partial)
 
 
-def _in_threads(work: Callable[[str], None], paths: Mapping[str, StoredFile], config: StorageConfig) -> None:
+def read_object(uri: str, config: StorageConfig) -> bytes | None:
+    """A small object's bytes; None where there is none.
+
+    Raises:
+        UnavailableError: the store does not answer, or refuses.
+    """
+    client = open_client(config)
+    with _problems(uri):
+        if not _is_there(client, uri):
+            return None
+        content: bytes = client.get_object(**_place(uri))["Body"].read()
+    return content
+
+
+def write_object(content: bytes, uri: str, config: StorageConfig) -> None:
+    """Store a small object.
+
+    Raises:
+        UnavailableError: the store does not answer, or refuses.
+    """
+    client = open_client(config)
+    with _problems(uri):
+        client.put_object(**_place(uri), Body=content, **_checksum(config))
+
+
+def list_folders(uri: str, config: StorageConfig) -> list[str]:
+    """Names of what lies directly below an address, complete or not.
+
+    Raises:
+        UnavailableError: the store does not answer, or refuses.
+    """
+    place = _place(uri)
+    prefix = place["Key"] + "/"
+    pages = open_client(config).get_paginator("list_objects_v2")
+    with _problems(uri):
+        found = [
+            one["Prefix"]
+            for page in pages.paginate(Bucket=place["Bucket"], Prefix=prefix, Delimiter="/")
+            for one in page.get("CommonPrefixes", [])
+        ]
+    return sorted(name.removeprefix(prefix).rstrip("/") for name in found)
+
+
+def remove_folder(uri: str, config: StorageConfig) -> None:
+    """Remove everything below an address, where there is anything; its index first.
+
+    Raises:
+        UnavailableError: the store does not answer, or refuses.
+    """
+    place = _place(uri)
+    client = open_client(config)
+    pages = client.get_paginator("list_objects_v2")
+    with _problems(uri):
+        client.delete_object(**_place(join(uri, INDEX)))
+        keys = [
+            str(one["Key"])
+            for page in pages.paginate(Bucket=place["Bucket"], Prefix=place["Key"] + "/")
+            for one in page.get("Contents", [])
+        ]
+        _in_threads(lambda key: client.delete_object(Bucket=place["Bucket"], Key=key), keys, config)
+
+
+def _in_threads(work: Callable[[str], object], paths: Iterable[str], config: StorageConfig) -> None:
     """Do the work for each path; the first failure drops what has not begun and is raised."""
     pool = ThreadPoolExecutor(config.threads)
     try:
@@ -189,6 +259,17 @@ def _is_whole(folder: Path, files: Mapping[str, StoredFile]) -> bool:
 
 def _has(path: Path, file: StoredFile) -> bool:
     return path.is_file() and path.stat().st_size == file.size and sha256_file(path) == file.sha256
+
+
+def _complete(client: Any, uri: str) -> dict[str, StoredFile]:
+    files = read_index(client, uri)
+    if files is None:
+        raise DataError(
+            "there is no complete folder at this address",
+            where=uri,
+            fix=f"upload it (again): megl data upload FOLDER {uri}",
+        )
+    return files
 
 
 def read_index(client: Any, uri: str) -> dict[str, StoredFile] | None:

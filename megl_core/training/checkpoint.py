@@ -11,7 +11,7 @@ share them. Random numbers are derived from the step's number, so that there is 
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,11 +67,15 @@ class CheckpointWriter:
     """Writes snapshots in a thread of its own, one at a time, and keeps the newest `keep`.
 
     The end of a `with` block waits for what is being written.
+
+    Args:
+        saved: is called with each checkpoint's folder, in that thread, before the next one may be written.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, saved: Callable[[Path], None] | None = None) -> None:
         self.folder = folder
         self.keep = keep
+        self._saved = saved
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
         self._ended = time.monotonic()
@@ -104,7 +108,7 @@ class CheckpointWriter:
             MeglError: the one before could not be written.
         """
         self.wait()
-        self._writing = self._thread.submit(write_checkpoint, self.folder, snapshot, self.keep)
+        self._writing = self._thread.submit(self._write, snapshot)
 
     def wait(self) -> None:
         """Return when all is on the disk.
@@ -117,20 +121,27 @@ class CheckpointWriter:
             writing.result()
             self._ended = time.monotonic()
 
+    def _write(self, snapshot: Snapshot) -> None:
+        written = write_checkpoint(self.folder, snapshot, self.keep)
+        if self._saved is not None:
+            self._saved(written)
 
-def write_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> None:
-    """Write a checkpoint atomically and remove all but the newest `keep`.
+
+def write_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:
+    """Write a checkpoint atomically, remove all but the newest `keep`, and return its folder.
 
     Raises:
         MeglError: the disk fails; the checkpoints are as they were.
     """
-    with atomic_directory(folder / f"{_PREFIX}{snapshot.step:08d}", marker=_STATE) as target:
+    checkpoint = folder / f"{_PREFIX}{snapshot.step:08d}"
+    with atomic_directory(checkpoint, marker=_STATE) as target:
         save_file(snapshot.weights, target / _WEIGHTS)
         save_file(snapshot.optimizer, target / _OPTIMIZER)
         files = {name: sha256_file(target / name) for name in (_WEIGHTS, _OPTIMIZER)}
         write_json(target / _STATE, {**snapshot.state, "step": snapshot.step, "files": files})
     for old in _folders(folder)[:-keep]:
         shutil.rmtree(old)
+    return checkpoint
 
 
 def newest_first(folder: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from megl_core.config import ModelConfig, ObjectiveConfig, StorageConfig, TrainConfig
 from megl_core.data.loading import Batch
 from megl_core.data.streaming import open_packed
-from megl_core.errors import DataError, MeglError
+from megl_core.errors import DataError, MeglError, UnavailableError
 from megl_core.files import atomic_directory, sha256_tree, write_json
 from megl_core.progress import Reporter, SilentReporter, get_reporter
 from megl_core.training.checkpoint import (
@@ -77,6 +77,7 @@ def train(
     checkpoints: Path | None = None,
     code: str = "",
     profile: Path | None = None,
+    saved: Callable[[Path], None] | None = None,
     storage: StorageConfig | None = None,
 ) -> TrainResult | None:
     """Train MEGL on packed data, in a folder or on S3, and write the model folder `output` in one piece.
@@ -88,6 +89,7 @@ def train(
 
     Args:
         profile: a file for a Chrome trace of a few steps.
+        saved: is called with each checkpoint's folder when it is complete, on the main process, in a thread.
         storage: how S3 is reached, and what this machine keeps of it; None: the defaults.
 
     Returns:
@@ -114,7 +116,7 @@ def train(
             run.resume()
         else:
             run.restart()
-        run.fit(profile)
+        run.fit(profile, saved)
         result = run.finish(output) if process.is_main else None
         process.meet("finished")
         return result
@@ -159,6 +161,12 @@ class Run:
         name = self.process.from_main("resumed", self._newest() if self.process.is_main else None)
         if not name:
             return
+        if not (self.checkpoints / name).is_dir():
+            raise UnavailableError(
+                f"this machine does not have the checkpoint {name}, from which the main process goes on",
+                where=str(self.checkpoints),
+                fix="let all machines see the same checkpoints, or start the run again",
+            )
         saved = restore(self.checkpoints / name, self.trained, self.optimizer)
         self.step, self.history = saved["step"], saved["history"]
         self.means = Means(saved["sums"], saved["counted"], saved["skipped"])
@@ -171,7 +179,7 @@ class Run:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
         self.process.meet("restarted")
 
-    def fit(self, profile: Path | None = None) -> None:
+    def fit(self, profile: Path | None = None, saved: Callable[[Path], None] | None = None) -> None:
         """Train until the last step or a signal."""
         module: nn.Module = self.trained if self.process.world == 1 else replicate(self.trained)
         gradients = Gradients(module, self.trained, self.config)
@@ -182,7 +190,7 @@ class Run:
         main = profile if self.process.is_main else None
         with (
             stop_requests() as stop,
-            CheckpointWriter(self.checkpoints, self.config.keep_checkpoints) as writer,
+            CheckpointWriter(self.checkpoints, self.config.keep_checkpoints, saved) as writer,
             Watchdog(self.process, self.config.stall_seconds, self.announce) as watchdog,
             trace(main) as profiled,
         ):

@@ -38,7 +38,7 @@ def replicate(step: nn.Module) -> DistributedDataParallel:
     """Data-parallel training of all that is not sharded. The buffers are equal by themselves."""
     sharded = [name for name, parameter in step.named_parameters() if is_sharded(parameter)]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(step, sharded)  # type: ignore[no-untyped-call]
-    return DistributedDataParallel(step, broadcast_buffers=False)
+    return DistributedDataParallel(step, forward_sync_buffers=False)
 
 
 def gather_parameters(module: nn.Module) -> None:

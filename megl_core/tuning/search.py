@@ -9,12 +9,14 @@ A trial's score is that of its last epoch on the validation split. Nothing else 
 """
 
 import multiprocessing
-import time
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from signal import SIGKILL
 from typing import TYPE_CHECKING
 
 import yaml
@@ -22,17 +24,29 @@ import yaml
 from megl_core.code import code_digest
 from megl_core.config import Config, changed
 from megl_core.data.contract import VAL
-from megl_core.data.packed import read_info
-from megl_core.errors import DataError, MeglError
+from megl_core.data.packed import PackedDataset, PackedFiles, read_info
+from megl_core.data.streaming import open_packed
+from megl_core.errors import DataError, MeglError, UnavailableError
 from megl_core.files import write_json, write_text
 from megl_core.progress import Bar, Reporter, get_reporter
-from megl_core.registry.tracking import Tracker, start_run
+from megl_core.registry.tracking import Tracker, end_run, start_run
 from megl_core.tuning.space import Space, overrides
-from megl_core.tuning.study import Attempt, best_score, ended, locked, open_study, require_same, take_up
-from megl_core.tuning.worker import Job, work
+from megl_core.tuning.study import (
+    Attempt,
+    best_score,
+    ended,
+    fail,
+    locked,
+    open_study,
+    require_same,
+    take_up,
+    trial_of,
+)
+from megl_core.tuning.worker import CHECKPOINTS, RUN, WORKERS_LOCK, Job, work
 
 if TYPE_CHECKING:
     from optuna import Study
+    from optuna.trial import FrozenTrial
 
 BEST_FILE = "best.yaml"
 TRIALS_FILE = "trials.json"
@@ -49,7 +63,7 @@ class Tuned:
 
 
 def tune(
-    data: Path,
+    data: Path | str,
     space: Space,
     config: Config,
     folder: Path,
@@ -66,7 +80,7 @@ def tune(
     same search gives the same trials; with more, what is proposed depends on which of them ends first.
 
     Args:
-        data: packed data with a validation split.
+        data: packed data with a validation split: a folder, or the s3:// address that it was uploaded to.
         space: what to try and what to maximise.
         config: all other settings; `train.seed` is also the search's.
         folder: of the search; made if it does not exist.
@@ -75,25 +89,30 @@ def tune(
         track: log each trial as a run below a run of the search.
 
     Raises:
-        DataError: the data have no validation split.
+        DataError: the data have no validation split, or no mask in it where the score looks at masks.
         ConfigError: the folder holds a search over other data, settings or code.
-        UnavailableError: another process searches in that folder.
+        UnavailableError: another process searches in that folder; MLflow or a device is not there.
         MeglError: no trial succeeded.
     """
-    if VAL not in read_info(data).splits:
-        raise DataError("a search needs a validation split", where=str(data), fix="data.split.val > 0")
+    with open_packed(data, config.storage) as files:
+        _require_measurable(files, space)
+        digest = read_info(files).digest
     reporter = reporter or get_reporter()
     with locked(folder / "lock", wait=False):
-        study = open_study(folder, config.train.seed)
-        require_same(study, data, space, config, folder)
-        take_up(study, space, config)
+        study = open_study(folder)
+        require_same(study, digest, space, config, folder)
+        with locked(folder / WORKERS_LOCK):  # processes that outlived a killed search end in a moment
+            cut_off = take_up(study, space, config)
         with _search_run(study, config, workspace, track) as tracker:
             parent = tracker.run_id if tracker else None
             job = Job(
                 data, space, config, folder, workspace, trials, config.train.seed, code_digest(), parent
             )
+            for trial in cut_off:
+                _close_run(trial, job)
             with reporter.bar("trials", trials) as bar:
-                _follow(study, job, processes, reporter, bar)
+                _Workers(study, job, processes).follow(reporter, bar)
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
             result = _result(study, config)
             _write(folder, result)
             if tracker:
@@ -103,30 +122,86 @@ def tune(
     return result
 
 
-def _follow(study: "Study", job: Job, processes: int, reporter: Reporter, bar: Bar) -> None:
-    """Run the processes and tell of each trial that ends."""
-    context = multiprocessing.get_context("spawn")
-    workers: list[BaseProcess] = [
-        context.Process(target=work, args=(job, number), daemon=True) for number in range(processes)
-    ]
-    told: set[int] = set()
-    try:
-        for worker in workers:
-            worker.start()
-        while True:
-            alive = any(worker.is_alive() for worker in workers)
-            for attempt in ended(study):
-                if attempt.number not in told:
-                    told.add(attempt.number)
-                    bar.advance(1, best=best_score(study))
-                    reporter.message(_line(attempt))
-            if not alive:
-                break
-            time.sleep(_POLL_SECONDS)
-    finally:
-        for worker in workers:
-            worker.terminate()
-            worker.join()
+def _require_measurable(data: PackedFiles, space: Space) -> None:
+    if VAL not in read_info(data).splits:
+        raise DataError("a search needs a validation split", where=data.where, fix="data.split.val > 0")
+    if "val_energy_in_mask" in space.score and not PackedDataset(data, VAL).annotated.any():
+        raise DataError(
+            "no validation image has a mask, so that there is no val_energy_in_mask",
+            where=data.where,
+            fix="look at accuracy alone: `score: {val_accuracy: 1}` in the search space",
+        )
+
+
+class _Workers:
+    """The processes that train. One that dies costs its trial, and is replaced."""
+
+    def __init__(self, study: "Study", job: Job, processes: int) -> None:
+        self._study = study
+        self._job = job
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([work.__module__])  # the libraries are loaded once
+        self._running = {number: self._start(number) for number in range(processes)}
+
+    def follow(self, reporter: Reporter, bar: Bar) -> None:
+        """Tell of each trial that ends, until all processes have.
+
+        Raises:
+            UnavailableError: something is not there that every trial needs.
+            MeglError: a process ended while it had no trial.
+        """
+        told: set[int] = set()
+        try:
+            while self._running:
+                wait([worker.sentinel for worker in self._running.values()], timeout=_POLL_SECONDS)
+                self._look_after()
+                for attempt in ended(self._study):
+                    if attempt.number not in told:
+                        told.add(attempt.number)
+                        bar.advance(1, best=best_score(self._study))
+                        reporter.message(_line(attempt))
+        finally:
+            for worker in self._running.values():
+                worker.terminate()
+            for worker in self._running.values():
+                worker.join()
+
+    def _start(self, number: int) -> BaseProcess:
+        worker: BaseProcess = self._context.Process(target=work, args=(self._job, number), daemon=True)
+        worker.start()
+        return worker
+
+    def _look_after(self) -> None:
+        for number, worker in list(self._running.items()):
+            if worker.exitcode is None:
+                continue
+            del self._running[number]
+            if worker.exitcode != 0:
+                self._replace(number, worker.exitcode)
+
+    def _replace(self, number: int, code: int) -> None:
+        """Start a process anew whose trial ended it."""
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        trial = trial_of(self._study, number)
+        if trial is None:
+            raise MeglError(
+                f"a process of the search {how} before it had a trial", where=str(self._job.folder)
+            )
+        if code == UnavailableError.exit_code:
+            raise UnavailableError(
+                f"trial {trial.number} stopped: {trial.user_attrs.get('error')}",
+                fix="start the same command again when it is there; the search goes on",
+            )
+        guess = ", perhaps for want of memory" if code == -SIGKILL else ""
+        fail(self._study, trial, f"its process {how}{guess}")
+        _close_run(trial, self._job)
+        self._running[number] = self._start(number)
+
+
+def _close_run(trial: "FrozenTrial", job: Job) -> None:
+    """End the MLflow run of a trial whose process is gone."""
+    if run := trial.user_attrs.get(RUN):
+        end_run(job.config.registry, job.workspace, run, "KILLED")
 
 
 @contextmanager

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from megl_core.code import code_digest
 from megl_core.config import Config, changed
-from megl_core.data.packed import read_info
 from megl_core.errors import ConfigError, UnavailableError
-from megl_core.tuning.space import Choices, Range, Space, Value, overrides
+from megl_core.tuning.space import Choices, Range, Space, Value, is_near_whole, overrides
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -21,7 +20,11 @@ if TYPE_CHECKING:
 _JOURNAL = "journal.log"
 _NAME = "megl"
 _STOPPED = "stopped"
-"""Attribute of the study: trials whose processes were gone; their settings are tried again."""
+"""Attribute of the study: trials that were cut off with their search; their settings are tried again."""
+_ERRORS = "errors"
+"""Attribute of the study: why trials failed whose processes could not say so, by number."""
+_PROCESS = "process"
+_ORIGIN = "origin"
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Attempt:
     error: str = ""
 
 
-def open_study(folder: Path, seed: int) -> "Study":
-    """The study of a folder, made where there is none; `seed` is that of this process's proposals."""
+def open_study(folder: Path) -> "Study":
+    """The study of a folder, made where there is none."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -56,19 +59,18 @@ def open_study(folder: Path, seed: int) -> "Study":
     return optuna.create_study(
         study_name=_NAME,
         storage=storage,
-        sampler=optuna.samplers.TPESampler(seed=seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
         direction="maximize",
         load_if_exists=True,
     )
 
 
-def require_same(study: "Study", data: Path, space: Space, config: Config, folder: Path) -> None:
+def require_same(study: "Study", digest: str, space: Space, config: Config, folder: Path) -> None:
     """Trials of other data or settings are no neighbours in one search."""
     own = changed(config, overrides({name: v.examples[0] for name, v in space.parameters.items()}))
     tree = own.model_dump(mode="json")
     this = {
-        "data": read_info(data).digest,
+        "data": digest,
         "space": space.model_dump(mode="json"),
         "code": code_digest(),
         "settings": {name: tree[name] for name in ("model", "objective", "train")},
@@ -85,21 +87,48 @@ def require_same(study: "Study", data: Path, space: Space, config: Config, folde
         )
 
 
-def take_up(study: "Study", space: Space, config: Config) -> None:
-    """Queue the configuration's own values, and those of trials whose processes are gone."""
-    import optuna
-
+def take_up(study: "Study", space: Space, config: Config) -> "list[FrozenTrial]":
+    """Queue the configuration's own values, and those of the trials that were cut off; returns these."""
     tree = config.model_dump(mode="json")
     own = {name: _value_at(tree, name) for name in space.parameters}
     if not study.get_trials(deepcopy=False) and all(
         _holds(space.parameters[name], value) for name, value in own.items()
     ):
         study.enqueue_trial(own)
-    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+    cut_off = _running(study)
+    for trial in cut_off:
         study.set_user_attr(_STOPPED, [*study.user_attrs.get(_STOPPED, []), trial.number])
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        if trial.params:
-            study.enqueue_trial(trial.params)
+        study.tell(trial.number, state=_state("FAIL"))
+        if trial.params.keys() == space.parameters.keys():
+            study.enqueue_trial(trial.params, user_attrs={_ORIGIN: origin(trial)})
+    return cut_off
+
+
+def origin(trial: "Trial | FrozenTrial") -> int:
+    """The number that a trial had when its settings were first tried."""
+    return int(trial.user_attrs.get(_ORIGIN, trial.number))
+
+
+def trial_of(study: "Study", process: int) -> "FrozenTrial | None":
+    """What a process of this search is trying."""
+    own = (trial for trial in _running(study) if trial.user_attrs.get(_PROCESS) == process)
+    return next(own, None)
+
+
+def fail(study: "Study", trial: "FrozenTrial", error: str) -> None:
+    """End a trial for a process that cannot do so itself any more."""
+    study.set_user_attr(_ERRORS, study.user_attrs.get(_ERRORS, {}) | {str(trial.number): error})
+    study.tell(trial.number, state=_state("FAIL"))
+
+
+def _running(study: "Study") -> "list[FrozenTrial]":
+    return study.get_trials(deepcopy=False, states=(_state("RUNNING"),))
+
+
+def _state(name: str) -> Any:
+    from optuna.trial import TrialState
+
+    return TrialState[name]
 
 
 def _value_at(tree: Mapping[str, Any], name: str) -> Any:
@@ -113,12 +142,12 @@ def _holds(values: Range | Choices, value: Any) -> bool:
         return value in values.choices
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    on_grid = values.step is None or abs((value - values.low) / values.step % 1) < 1e-9
+    on_grid = values.step is None or is_near_whole((value - values.low) / values.step)
     return values.low <= value <= values.high and on_grid
 
 
 def _trials(study: "Study") -> "list[FrozenTrial]":
-    """All trials but those whose processes were gone."""
+    """All trials but those that were cut off."""
     stopped = set(study.user_attrs.get(_STOPPED, []))
     return [trial for trial in study.get_trials(deepcopy=False) if trial.number not in stopped]
 
@@ -126,13 +155,14 @@ def _trials(study: "Study") -> "list[FrozenTrial]":
 def ended(study: "Study") -> list[Attempt]:
     """The trials that ended, in their order."""
     names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+    errors = study.user_attrs.get(_ERRORS, {})
     return [
         Attempt(
             trial.number,
             names[trial.state.name],
             _score(trial),
             dict(trial.params),
-            str(trial.user_attrs.get("error", "")),
+            str(trial.user_attrs.get("error", errors.get(str(trial.number), ""))),
         )
         for trial in _trials(study)
         if trial.state.name in names
@@ -151,12 +181,22 @@ def best_score(study: "Study") -> float:
     return max(scores, default=float("nan"))
 
 
-def next_trial(study: "Study", folder: Path, wanted: int) -> "Trial | None":
-    """A new trial, or None where as many as were asked for have begun; one process at a time."""
+def next_trial(study: "Study", folder: Path, wanted: int, seed: int, process: int) -> "Trial | None":
+    """A new trial for a process, or None where as many as were asked for have begun.
+
+    What is proposed depends on the seed and the trials before: a search that was stopped goes on as if it
+    had not been.
+    """
+    import optuna
+
     with locked(folder / "next.lock"):
-        begun = _trials(study)
-        waiting = sum(trial.state.name == "WAITING" for trial in begun)
-        return study.ask() if len(begun) - waiting < wanted else None
+        begun = sum(trial.state.name != "WAITING" for trial in _trials(study))
+        if begun >= wanted:
+            return None
+        study.sampler = optuna.samplers.TPESampler(seed=seed + begun)
+        trial = study.ask()
+        trial.set_user_attr(_PROCESS, process)
+        return trial
 
 
 def suggest(trial: "Trial", name: str, values: Range | Choices) -> Value:
@@ -170,12 +210,17 @@ def suggest(trial: "Trial", name: str, values: Range | Choices) -> Value:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold a lock file; it is freed with the process, however that ends."""
+def locked(path: Path, *, wait: bool = True, shared: bool = False) -> Iterator[None]:
+    """Hold a lock file; it is freed with the process, however that ends.
+
+    Raises:
+        UnavailableError: another process holds it and `wait` is off.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, kind if wait else kind | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UnavailableError(
                 "another process searches here",

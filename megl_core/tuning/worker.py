@@ -1,7 +1,13 @@
 """A process of a search: trains with what the study proposes, until enough was tried."""
 
+import multiprocessing
+import os
 import shutil
+import signal
+import sys
 import tempfile
+import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,23 +15,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megl_core.config import Config, changed
-from megl_core.errors import ConfigError, DataError, MeglError
-from megl_core.files import sha256_json
+from megl_core.errors import MeglError, UnavailableError
 from megl_core.progress import SilentReporter
 from megl_core.registry.tracking import Tracker, start_run
 from megl_core.training import train
 from megl_core.tuning.space import Space, overrides
-from megl_core.tuning.study import next_trial, open_study, suggest
+from megl_core.tuning.study import locked, next_trial, open_study, origin, suggest
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
+
+CHECKPOINTS = "checkpoints"
+WORKERS_LOCK = "workers.lock"
+"""Shared by the processes of a search: a new search waits for those of a killed one."""
+RUN = "mlflow_run"
+"""Attribute of a trial: its MLflow run."""
 
 
 @dataclass(frozen=True)
 class Job:
     """What a process needs to know."""
 
-    data: Path
+    data: Path | str
     space: Space
     config: Config
     folder: Path
@@ -37,38 +48,58 @@ class Job:
 
 
 def work(job: Job, number: int) -> None:
-    """Try settings until enough trials were begun."""
-    study = open_study(job.folder, job.seed + number)
-    while (trial := next_trial(study, job.folder, job.trials)) is not None:
-        if not _try(study, trial, job):
-            return
+    """Try settings until enough trials were begun.
+
+    Ends with the exit code of an `UnavailableError`: all other trials would meet it too. Ctrl-C is the
+    parent's to handle, which sends SIGTERM.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
+    with locked(job.folder / WORKERS_LOCK, shared=True):
+        study = open_study(job.folder)
+        while (trial := next_trial(study, job.folder, job.trials, job.seed, number)) is not None:
+            _try(study, trial, job)
 
 
-def _try(study: "Study", trial: "Trial", job: Job) -> bool:
-    """Train with a trial's settings and tell the study how that went; False: so will all others."""
+def _end_with_parent() -> None:
+    """A search that was killed leaves nobody behind who writes to its journal."""
+
+    def watch() -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _try(study: "Study", trial: "Trial", job: Job) -> None:
+    """Train with a trial's settings and tell the study how that went."""
     import optuna
 
-    values = {name: suggest(trial, name, values) for name, values in job.space.parameters.items()}
-    config = changed(job.config, overrides(values))
-    checkpoints = job.folder / "checkpoints" / sha256_json(values)[:16]
+    checkpoints = job.folder / CHECKPOINTS / f"trial-{origin(trial)}"
     try:
-        with _trial_run(trial.number, job) as tracker:
+        values = {name: suggest(trial, name, values) for name, values in job.space.parameters.items()}
+        config = changed(job.config, overrides(values))
+        with _trial_run(trial, job) as tracker:
             score = _train(trial, config, checkpoints, job, tracker)
         study.tell(trial, score)
     except optuna.TrialPruned:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-    except MeglError as error:  # such as a loss that is not finite; the next settings may be better
+    except UnavailableError as error:  # no fault of the settings: they are tried again
         trial.set_user_attr("error", str(error))
+        sys.exit(error.exit_code)
+    except Exception as error:  # a loss that is not finite, memory that runs out: the next may do better
+        known = isinstance(error, MeglError)
+        shown = str(error) if known else f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+        trial.set_user_attr("error", shown)
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        if isinstance(error, ConfigError | DataError):
-            return False
     shutil.rmtree(checkpoints, ignore_errors=True)
-    return True
 
 
 def _train(trial: "Trial", config: Config, checkpoints: Path, job: Job, tracker: "_TrialTracker") -> float:
     tracker.watch(trial, job.space)
-    with tempfile.TemporaryDirectory(dir=job.folder) as name:
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=checkpoints) as name:
         result = train(
             job.data,
             Path(name) / "model",
@@ -79,6 +110,7 @@ def _train(trial: "Trial", config: Config, checkpoints: Path, job: Job, tracker:
             reporter=SilentReporter(),
             checkpoints=checkpoints,
             code=job.code,
+            storage=config.storage,
         )
     if result is None:
         raise MeglError("a trial is one process", fix="start megl tune itself, not torchrun")
@@ -113,18 +145,19 @@ class _TrialTracker:
 
 
 @contextmanager
-def _trial_run(number: int, job: Job) -> Iterator[_TrialTracker]:
+def _trial_run(trial: "Trial", job: Job) -> Iterator[_TrialTracker]:
     """An MLflow run below that of the search, or none; one that is pruned has not failed."""
     import optuna
 
     if job.parent_run is None:
         yield _TrialTracker(None)
         return
-    tags = {"mlflow.parentRunId": job.parent_run, "megl.trial": str(number)}
+    tags = {"mlflow.parentRunId": job.parent_run, "megl.trial": str(trial.number)}
     pruned = False
     with start_run(
-        job.config.registry, job.workspace, name=f"trial {number}", tags=tags, system_metrics=False
+        job.config.registry, job.workspace, name=f"trial {trial.number}", tags=tags, system_metrics=False
     ) as tracker:
+        trial.set_user_attr(RUN, tracker.run_id)
         try:
             yield _TrialTracker(tracker)
         except optuna.TrialPruned:

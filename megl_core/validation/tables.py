@@ -1,12 +1,14 @@
 """The tables that the expectations look at, derived from a manifest without touching a picture."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from megl_core.data.contract import TRAIN
+from megl_core.data.manifest import read_manifest
 from megl_core.validation.drift import drift_table
 from megl_core.validation.duplicates import near_partner_lines, partner_lines
 
@@ -66,6 +68,16 @@ def derive(
         "classes": _classes(training, labels),
         "drift": pd.DataFrame() if reference is None else drift_table(samples, _samples(reference)),
     }
+
+
+def measure_drift(manifest: Path, reference: Path) -> dict[str, float]:
+    """The population stability index by name of distribution, between the samples of two manifests.
+
+    Raises:
+        DataError: a file is no manifest.
+    """
+    current, earlier = (_samples(read_manifest(path, COLUMNS)) for path in (manifest, reference))
+    return {str(row["id"]): float(row["psi"]) for row in drift_table(current, earlier).to_dict("records")}
 
 
 def _samples(manifest: pa.Table) -> pd.DataFrame:

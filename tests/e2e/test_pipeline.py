@@ -26,12 +26,14 @@ class Workspace:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def run(self, *settings: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *settings: str, pipeline: str = "training", options: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
         overrides = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
-        command = [sys.executable, "-m", "megl_core.cli", "pipeline", "run", "--json", "-w", "workspace"]
+        command = [sys.executable, "-m", "megl_core.cli", "pipeline", "run", pipeline]
         environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
         return subprocess.run(
-            [*command, *options, *overrides],
+            [*command, "--json", "-w", "workspace", *options, *overrides],
             cwd=self.folder,
             env=environment,
             capture_output=True,
@@ -40,8 +42,10 @@ class Workspace:
             check=False,
         )
 
-    def result(self, *settings: str) -> dict[str, Any]:
-        finished = self.run(*settings)
+    def result(
+        self, *settings: str, pipeline: str = "training", options: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        finished = self.run(*settings, pipeline=pipeline, options=options)
         assert finished.returncode == 0, finished.stderr
         result: dict[str, Any] = json.loads(finished.stdout)
         return result
@@ -123,18 +127,47 @@ def test_a_changed_setting_reruns_only_what_depends_on_it(
     assert changed["model_digest"] == first["model_digest"]
 
 
+def test_retraining_ends_early_where_the_data_are_known(workspace: Workspace, first: dict[str, Any]) -> None:
+    early = workspace.result(pipeline="retraining")
+    assert early["ran"] == ["prerequisites", "ingest", "novelty", "notify"]
+    assert set(early["skipped"]) >= COMPUTED | {"register", "promote"}
+    assert early["reused"] == []
+    assert early["trained"] is False
+    assert "version 1 was trained on these data" in early["novelty"]["why"]
+
+
+def test_a_promotion_moves_the_staged_version_and_a_failed_gate_turns_it_red(
+    workspace: Workspace, first: dict[str, Any]
+) -> None:
+    strict = 'gate.rules=[{"metric": "test.accuracy", "min": 1.1}]'
+    refused = workspace.run(strict, pipeline="promotion")
+    assert refused.returncode == 4, refused.stderr
+    assert "test.accuracy" in refused.stderr
+    promoted = workspace.result(pipeline="promotion", options=("--reason", "looked at the heat maps"))
+    assert promoted["ran"] == ["prerequisites", "promote", "notify"]
+    assert (promoted["version"], promoted["stage"]) == (1, "Production")
+
+
 def test_a_changed_byte_of_data_at_the_same_path_trains_anew(
     workspace: Workspace, first: dict[str, Any]
 ) -> None:
-    """A cache that looks at paths would return the old model here."""
+    """A cache that looks at paths would return the old model here; the validation measures the drift."""
     row_file = workspace.dataset / "annotations.jsonl"
     lines = row_file.read_text().splitlines()
     lines[0] = lines[0].replace("There is", "Here is", 1)
     row_file.write_text("\n".join(lines) + "\n")
-    changed = workspace.result()
+    changed = workspace.result(pipeline="retraining")
     assert set(changed["ran"]) >= COMPUTED
     assert changed["data_digest"] != first["data_digest"]
     assert changed["version"] == 2
+    validation = json.loads((artifacts(changed) / "validate" / "report" / "validation.json").read_text())
+    (drift,) = (check for check in validation["checks"] if check["name"] == "drift")
+    assert drift["status"] == "pass"
+
+
+def artifacts(result: dict[str, Any]) -> Path:
+    """Where the run's steps left their outputs."""
+    return Path(result["model"]).parent.parent
 
 
 def test_broken_data_stops_the_pipeline_before_training(workspace: Workspace, first: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from megl_core.files import sha256_file, sha256_tree, write_json
 from tests.integration.faulty_store import SECRET, Proxy, faulty_store
 
 if TYPE_CHECKING:
+    from megl_core.config import StorageConfig
     from megl_core.registry.models import RegisteredVersion
 
 _START_SECONDS = 180
@@ -340,3 +341,27 @@ def write_evaluation(folder: Path, digest: str, accuracy: float, data: str, samp
     }
     write_json(folder / "evaluation.json", report)
     return folder / "evaluation.json"
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator["StorageConfig"]:
+    """A store with the empty bucket `exchange`; child processes find its keys too."""
+    from moto.server import ThreadedMotoServer
+
+    from megl_core.config import StorageConfig
+    from megl_core.storage.s3 import open_client
+
+    for variable in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    _, port = server.get_host_and_port()
+    reset = urllib.request.Request(f"http://127.0.0.1:{port}/moto-api/reset", method="POST")
+    with urllib.request.urlopen(reset):  # moto keeps its buckets for the whole process
+        pass
+    config = StorageConfig(endpoint_url=f"http://127.0.0.1:{port}", region="us-east-1")
+    open_client(config).create_bucket(Bucket="exchange")
+    yield config
+    server.stop()

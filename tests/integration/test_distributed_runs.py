@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,6 +45,7 @@ SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
 from megl_core.config import ModelConfig, ObjectiveConfig, TrainConfig
+from megl_core.errors import MeglError
 from megl_core.progress import SilentReporter
 from megl_core.training import train
 
@@ -66,6 +68,8 @@ for case in json.loads(Path(sys.argv[1]).read_text()):
     except SystemExit as stopped:
         assert stopped.code == 128 + signal.SIGTERM
         assert case["stop"]
+    except MeglError as error:
+        Path(case["output"] + ".error-" + os.environ["RANK"]).write_text(str(error))
 """
 
 
@@ -105,6 +109,13 @@ def cases(packed: Path, sparse: Path, tmp_path_factory: pytest.TempPathFactory) 
         "uneven": (sparse, SMALL, uneven),
         "sharded": (packed, language_model(gpt2), sharded),
         "sharded adapters": (packed, language_model(gpt2, **LORA), sharded),
+        # A rate of nearly nothing: gradients in bfloat16 are rounded before they are summed over processes.
+        "bfloat16": (
+            packed,
+            SMALL,
+            CONFIG.model_copy(update={"precision": "bfloat16", "learning_rate": 1e-6, "epochs": 2}),
+        ),
+        "exploding": (packed, SMALL, CONFIG.model_copy(update={"learning_rate": 1e30, "warmup": 0.0})),
         "sharded and stopped": (packed, language_model(gpt2), sharded.model_copy(update={"seed": 1})),
     }
 
@@ -135,6 +146,7 @@ def in_two(cases: dict[str, Case], tmp_path_factory: pytest.TempPathFactory) -> 
         check=False,
     )
     assert result.returncode == 0, result.stderr[-3000:]
+    assert "FutureWarning" not in result.stderr
     return lambda name: folder / name
 
 
@@ -146,7 +158,7 @@ def assert_same_curves(one: Path, two: Path) -> None:
             assert row[name] == pytest.approx(other[name], abs=1e-4, rel=1e-4), (row["epoch"], name)
 
 
-@pytest.mark.parametrize("name", ["plain", "uneven", "sharded", "sharded adapters"])
+@pytest.mark.parametrize("name", ["plain", "uneven", "bfloat16", "sharded", "sharded adapters"])
 def test_the_curves_are_those_of_one_process(
     cases: dict[str, Case], in_two: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
@@ -175,3 +187,14 @@ def test_a_sharded_run_goes_on_in_one_process(
     train(data, stopped, model, ObjectiveConfig(), unsharded)
     assert "resuming at step 7 of 12" in capsys.readouterr().err
     assert_same_curves(tmp_path / "one", stopped)
+
+
+def test_a_loss_that_explodes_names_the_images_of_all_processes(in_two: Callable[[str], Path]) -> None:
+    """And every process ends with that error instead of waiting for the others."""
+    told = [in_two(f"exploding.error-{rank}").read_text() for rank in range(2)]
+    assert told[0] == told[1]
+    named = re.search("batch (.*)", told[0])
+    assert named is not None
+    assert "is not finite at step" in told[0]
+    assert len(named[1].split(", ")) == CONFIG.batch_size
+    assert not in_two("exploding").exists()

@@ -20,12 +20,13 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from megl_core.cli import app
-from megl_core.config import DataConfig, RegistryConfig, ScenesConfig
+from megl_core.config import DataConfig, RegistryConfig, RetrainingConfig, ScenesConfig, StorageConfig
 from megl_core.data.ingest import Ingested, ingest
-from megl_core.data.manifest import SCHEMA, read_manifest, row_digest, write_manifest
-from megl_core.files import sha256_file, sha256_tree, write_json
+from megl_core.data.manifest import SCHEMA, read_manifest, root_digest, row_digest, write_manifest
+from megl_core.files import sha256_file, sha256_tree, tree_digests, write_json
 from megl_core.lineage.diff import compare_versions
 from megl_core.lineage.impact import EVALUATED, SELECTED, TRAINED, impact_of_dataset, impact_of_sample
+from megl_core.lineage.novelty import Novelty, find_novelty
 from megl_core.lineage.record import read_record
 from megl_core.lineage.verify import Check, first_broken, verify
 from megl_core.provenance.signing import load_signer, load_verifier, write_key_pair
@@ -35,13 +36,13 @@ from megl_core.registry.history import HISTORY_TAG, find_history
 from megl_core.registry.models import Stage, promote, register, request
 from megl_core.registry.promotion import Verdict
 from megl_core.registry.tracking import start_run
-from megl_core.storage import push
 from tests.integration.conftest import free_port, stop_group, wait_until_healthy, write_evaluation
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
 
 NAME = "audited"
 BUCKET = "storage"
+STORAGE = StorageConfig(dvc_remote=f"s3://{BUCKET}/dvc")
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,7 @@ def without_a_sample(workspace: Path, config: DataConfig) -> Ingested:
         json.loads(line)["label"] for line in rest if json.loads(line)["label"] != row["label"]
     )
     annotations.write_text("\n".join([json.dumps(row), *rest]) + "\n")
-    return ingest(config, workspace)
+    return ingest(config, workspace, STORAGE)
 
 
 @pytest.fixture(scope="module")
@@ -254,18 +255,11 @@ def built(server: tuple[str, Path], s3: Any, tmp_path_factory: pytest.TempPathFa
     config = DataConfig(
         name="scenes", scenes=ScenesConfig(num_train=8, num_val=4, num_test=4, size=24, mask_share=0.5)
     )
-    data = ingest(config, workspace)
-    endpoint = os.environ["AWS_ENDPOINT_URL"]
-    (workspace / ".dvc" / "config").write_text(
-        "[core]\n    no_scm = True\n    remote = s3\n"
-        f"['remote \"s3\"']\n    url = s3://{BUCKET}/dvc\n    endpointurl = {endpoint}\n"
-    )
-    push(data.dataset)
+    data = ingest(config, workspace, STORAGE)
     model = register_version(folder, uri, workspace, data, key, 0)
     passed = Verdict(NAME, 1, True, [GateRow("test.accuracy", 0.9, None, ">= 0.5", True, "")], None)
     promote(NAME, 1, Stage.PRODUCTION, uri, reason="it is the first", verdict=passed)
     changed = without_a_sample(workspace, config)
-    push(changed.dataset)
     register_version(folder, uri, workspace, changed, key, 1)
     request(NAME, 2, Stage.PRODUCTION, uri, reason="it is newer")
 
@@ -614,6 +608,18 @@ def test_which_versions_a_dataset_made(audited: Audited) -> None:
     assert SELECTED not in found.uses[0].uses
 
 
+def test_the_data_of_a_version_come_back_from_the_remote(audited: Audited, tmp_path: Path) -> None:
+    command = ["data", "restore", f"{NAME}/1", "--output", str(tmp_path / "back"), "--json"]
+    settings = [f"registry.tracking_uri={audited.uri}", f"storage.dvc_remote={STORAGE.dvc_remote}"]
+    done = CliRunner().invoke(app, [*command, *(f"--set={setting}" for setting in settings)])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["digest"] == audited.registered["data_digest"]
+    back, now = (
+        tree_digests(folder) for folder in (tmp_path / "back", audited.workspace / "datasets/scenes")
+    )
+    assert {path for path in back if back[path] != now.get(path)} == {"annotations.jsonl"}
+
+
 def test_what_changed_between_two_versions(audited: Audited, tmp_path: Path) -> None:
     """Manifests come from the workspace, or where it has none from the record."""
     for workspace in (audited.workspace, tmp_path):
@@ -629,3 +635,62 @@ def test_what_changed_between_two_versions(audited: Audited, tmp_path: Path) -> 
         assert "megl_core" not in found.sources
     done = run(audited, "diff", f"{NAME}/1", f"{NAME}/2")
     assert "0 added, 1 removed, 1 changed" in done.output
+
+
+def rows_of(audited: Audited, keep: Callable[[dict[str, Any]], bool], target: Path) -> tuple[Path, str]:
+    """A dataset of some of the samples that version 1 was trained on: its manifest and its digest."""
+    table = read_manifest(audited.workspace / "manifests" / f"{audited.registered['data_digest']}.parquet")
+    table = table.filter([keep(row) for row in table.to_pylist()])
+    write_manifest(table, target)
+    return target, root_digest(table)
+
+
+def novelty(audited: Audited, data: tuple[Path, str], workspace: Path, **settings: Any) -> Novelty:
+    return find_novelty(*data, RetrainingConfig(**settings), NAME, audited.uri, workspace)
+
+
+def test_data_that_any_version_was_trained_on_are_not_new(audited: Audited, tmp_path: Path) -> None:
+    for manifest in sorted((audited.workspace / "manifests").glob("*.parquet")):
+        found = novelty(audited, (manifest, manifest.stem), tmp_path)
+        assert not found.train
+        assert "was trained on these data" in found.why
+
+
+def test_other_data_are_measured_against_the_version_in_production(audited: Audited, tmp_path: Path) -> None:
+    fewer = rows_of(audited, lambda row: row["id"] != "train-00001", tmp_path / "fewer.parquet")
+    found = novelty(audited, fewer, tmp_path)  # the workspace is empty: the manifest comes from the record
+    assert (found.train, found.version, found.changed) == (True, 1, 1)
+    assert found.reference is not None
+    assert found.reference.stem == audited.registered["data_digest"]
+    assert set(found.drift) == {"labels", "mask area", "text length"}
+    few = novelty(audited, fewer, tmp_path, min_changed=2, max_drift=None)
+    assert (few.train, few.changed) == (False, 1)
+    assert "too little" in few.why
+
+
+def test_few_samples_are_new_enough_if_the_make_up_moved(audited: Audited, tmp_path: Path) -> None:
+    without_masks = rows_of(audited, lambda row: row["mask"] is None, tmp_path / "plain.parquet")
+    found = novelty(audited, without_masks, tmp_path, min_changed=1000)
+    assert found.train
+    assert found.drift["mask area"] > 0.2
+    assert "drift is above 0.2" in found.why
+    assert not novelty(audited, without_masks, tmp_path, min_changed=1000, max_drift=50).train
+
+
+def test_without_a_model_or_its_manifest_everything_is_new(audited: Audited, tmp_path: Path) -> None:
+    fewer = rows_of(audited, lambda row: row["id"] != "train-00001", tmp_path / "fewer.parquet")
+    first = find_novelty(*fewer, RetrainingConfig(), "nobody", audited.uri, tmp_path)
+    assert (first.train, first.why, first.version) == (True, "there is no model yet", None)
+    (key,) = (key for key in audited.keys() if audited.registered["data_digest"] in key)  # noqa: SIM118
+    audited.s3.delete_object(Bucket=BUCKET, Key=key)
+    found = novelty(audited, fewer, tmp_path)
+    assert (found.train, found.version, found.reference) == (True, 1, None)
+    assert "manifest is not kept" in found.why
+
+
+def test_where_the_champion_was_deleted_the_newest_other_version_counts(
+    audited: Audited, tmp_path: Path
+) -> None:
+    audited.client.delete_model_version(NAME, "1")
+    fewer = rows_of(audited, lambda row: row["id"] != "train-00001", tmp_path / "fewer.parquet")
+    assert novelty(audited, fewer, tmp_path).version == 2

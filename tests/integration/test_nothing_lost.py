@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -177,10 +178,7 @@ def test_a_process_that_stands_still_is_named(packed: Path, tmp_path: Path) -> N
     config = CONFIG.model_copy(update={"epochs": 500, "checkpoint_seconds": 1.0, "stall_seconds": 4.0})
     with running(packed, output, 2, config) as process:
         wait_until(lambda: newest(output) > 0, process)
-        workers = [
-            child for child in psutil.Process(process.pid).children() if "script.py" in child.cmdline()[2]
-        ]
-        stopped = next(child for child in workers if child.environ()["RANK"] == "1")
+        stopped = rank_of(process, 1)
         stopped.suspend()
         began = time.monotonic()
         lines: list[str] = []
@@ -197,3 +195,23 @@ def test_a_process_that_stands_still_is_named(packed: Path, tmp_path: Path) -> N
     assert ": loss " in lines[-1]  # the last that it logged
     assert "the processes lost each other" in "".join(lines) + rest
     assert process.returncode != 0
+
+
+def test_a_process_that_dies_is_named(packed: Path, tmp_path: Path) -> None:
+    output = tmp_path / "model"
+    config = CONFIG.model_copy(update={"epochs": 500, "checkpoint_seconds": 1.0, "stall_seconds": 4.0})
+    with running(packed, output, 2, config) as process:
+        wait_until(lambda: newest(output) > 0, process)
+        rank_of(process, 1).kill()
+        _, shown = process.communicate(timeout=60)
+    assert process.returncode != 0
+    found = re.search("rank 1 does not answer any more, and was .* at step .*", shown)
+    assert found is not None, shown[-2000:]
+    assert ": loss " in found[0] or "checkpoint at step" in found[0]  # the last that it logged
+
+
+def rank_of(process: "subprocess.Popen[str]", rank: int) -> psutil.Process:
+    """The process of a rank that torchrun started."""
+    children = psutil.Process(process.pid).children()
+    workers = [child for child in children if "script.py" in child.cmdline()[2]]
+    return next(child for child in workers if child.environ()["RANK"] == str(rank))

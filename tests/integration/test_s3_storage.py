@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from megl_core.config import DataConfig
+from megl_core.data.ingest import ingest
 from megl_core.errors import DataError, IntegrityError, UnavailableError
 from megl_core.storage.s3 import INDEX, download_file, download_folder, exists, open_client, upload_folder
 from tests.integration.faulty_store import SECRET, Proxy, settings
+from tests.unit.data.build import write_dataset
 
 pytestmark = pytest.mark.service
 
@@ -71,6 +74,22 @@ def test_a_download_that_was_given_up_is_resumed_by_the_next_call(
     download_folder(URI, tmp_path / "copy", settings(proxy))
     assert proxy.ranges == [f"bytes={len(BIG) // 2}-"]
     assert content(tmp_path / "copy") == content(folder)
+
+
+def test_an_ingest_that_was_cut_off_goes_on_where_it_stopped(proxy: Proxy, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "birds", count=2)
+    upload_folder(tmp_path / "birds", URI, settings(proxy))
+    data = DataConfig(name="birds", importer="folder", source=URI)
+    proxy.fail("GET /datasets/sets/birds/images", "truncated")
+    with pytest.raises(UnavailableError):
+        ingest(data, tmp_path / "workspace", settings(proxy, retries=0, threads=1))
+    assert not (tmp_path / "workspace/datasets/birds").exists()
+    fetched = len(proxy.ranges)
+    proxy.fail("none")
+    assert ingest(data, tmp_path / "workspace", settings(proxy, threads=1)).num_samples == 2
+    assert len(proxy.ranges) == 5 - fetched + 1  # of five files, the one that was cut off is asked for twice
+    assert proxy.ranges[0] != "bytes=0-"
+    assert list((tmp_path / "workspace/datasets").glob(".*.source")) == []
 
 
 def test_a_changed_object_starts_anew(proxy: Proxy, folder: Path, tmp_path: Path) -> None:

@@ -13,15 +13,17 @@ from megl_core.config import (
     GateConfig,
     GateRule,
     ModelConfig,
+    PromotionConfig,
     RegistryConfig,
     TrainConfig,
 )
 from megl_core.data.pack import MANIFEST
 from megl_core.data.packed import read_info
-from megl_core.errors import IntegrityError
+from megl_core.errors import GateError, IntegrityError
 from megl_core.evaluation import EVALUATION_FILE
 from megl_core.files import read_json, write_json
 from megl_core.registry.models import promote
+from megl_core.registry.stages import ApprovalMissingError
 from megl_core.registry.steps import (
     GATE_FILE,
     VALIDATION_FILE,
@@ -29,6 +31,7 @@ from megl_core.registry.steps import (
     evaluate_tracked,
     gate_against_champion,
     promote_if_passed,
+    promote_or_fail,
     register_tracked,
     train_tracked,
 )
@@ -165,6 +168,22 @@ def test_promotion_only_moves_up_and_leaves_the_archive_alone(loop: Loop) -> Non
     promote("megl", version, Stage.ARCHIVED, loop.uri, reason="too old")
     assert loop.stage(version, "Production") == "Archived"
     assert show_version("megl", version, loop.uri).stage is Stage.ARCHIVED
+
+
+def test_a_promotion_that_is_required_fails_with_its_gate_or_ends_in_its_stage(loop: Loop) -> None:
+    trained = loop.train()
+    evaluated = loop.evaluate(trained, "evaluated")
+    version = loop.register(trained, evaluated)
+    strict = CONFIG.model_copy(update={"gate": GateConfig(rules=[GateRule(metric="test.accuracy", min=1.1)])})
+    with pytest.raises(GateError, match=r"test\.accuracy"):
+        promote_or_fail(strict, loop.workspace, str(version), "Staging", reason="a test")
+    for reference in (str(version), "staging"):  # the second finds it there
+        result = promote_or_fail(CONFIG, loop.workspace, reference, "Staging", reason="a test")
+        assert (result["version"], result["stage"]) == (version, "Staging")
+    people = CONFIG.model_copy(update={"promotion": PromotionConfig(production_approvals=1)})
+    for _ in range(2):  # the first asks for the approval, the second finds that it was asked for
+        with pytest.raises(ApprovalMissingError):
+            promote_or_fail(people, loop.workspace, str(version), "Production", reason="a test")
 
 
 def test_bytes_that_changed_on_the_way_are_not_evaluated(loop: Loop, tmp_path: Path) -> None:

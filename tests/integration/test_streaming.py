@@ -27,9 +27,10 @@ from megl_core.config import (
 )
 from megl_core.data.manifest import scan, write_manifest
 from megl_core.data.pack import pack
-from megl_core.data.packed import PackedDataset, verify_index
+from megl_core.data.packed import PackedDataset, read_info, verify_index
 from megl_core.data.streaming import open_packed
 from megl_core.errors import ConfigError, DataError, IntegrityError, UnavailableError
+from megl_core.files import tree_digests
 from megl_core.storage.cache import FolderCache
 from megl_core.storage.s3 import open_client, upload_folder
 from megl_core.training import train
@@ -224,7 +225,7 @@ def test_what_does_not_fit_or_is_not_there_is_told_at_once(
 
 
 def test_two_processes_from_the_command_line(proxy: Proxy, packed: Path, tmp_path: Path) -> None:
-    """They share what is fetched."""
+    """They share what is fetched; their model is evaluated on the same data from there, too."""
     changes = {
         "storage.endpoint_url": proxy.url,
         "storage.addressing_style": "path",
@@ -238,7 +239,7 @@ def test_two_processes_from_the_command_line(proxy: Proxy, packed: Path, tmp_pat
     options = [part for name, value in changes.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     uploaded = CliRunner().invoke(app, ["data", "upload", str(packed), URI, "--json", *options])
     assert uploaded.exit_code == 0, uploaded.output
-    digest = json.loads(uploaded.stdout)["digest"]
+    assert json.loads(uploaded.stdout)["num_files"] == len(list(packed.iterdir()))
     proxy.fail("none")
     output = tmp_path / "model"
     command = [sys.executable, "-m", "megl_core.cli", "train", URI, "--processes", "2"]
@@ -246,8 +247,13 @@ def test_two_processes_from_the_command_line(proxy: Proxy, packed: Path, tmp_pat
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     report = json.loads((output / "training.json").read_text())
-    assert (report["data_digest"], report["processes"]) == (digest, 2)
+    assert (report["data_digest"], report["processes"]) == (read_info(packed).digest, 2)
     assert [downloads(proxy, name) for name in SHARDS] == [1, 1, 1, 1]
+    for data, name in ((URI, "afar"), (packed, "near")):
+        arguments = ["evaluate", str(output), str(data), "--output", str(tmp_path / name), *options]
+        evaluated = CliRunner().invoke(app, arguments)
+        assert evaluated.exit_code == 0, evaluated.output
+    assert tree_digests(tmp_path / "afar") == tree_digests(tmp_path / "near")
 
 
 def nothing_runs() -> bool:

@@ -6,17 +6,31 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import psutil
+import pyarrow as pa
 import pytest
+import torch
 import yaml
 
 from megl_core.config import Config, changed, load_config
-from megl_core.errors import ConfigError
+from megl_core.data.manifest import SCHEMA, row_digest, scan, write_manifest
+from megl_core.data.pack import pack
+from megl_core.errors import ConfigError, DataError, UnavailableError
 from megl_core.progress import SilentReporter
+from megl_core.registry.connection import connect
+from megl_core.registry.tracking import resolve_tracking_uri
+from megl_core.storage.s3 import upload_folder
 from megl_core.tuning import Space, Tuned, tune
 from megl_core.tuning.space import Choices, Range
+from megl_core.tuning.study import ended, open_study, take_up
+from tests.integration.faulty_store import Proxy, settings
 
+_PATIENCE = 300  # seconds, for machines that have much else to do
 QUICK = changed(
     Config(),
     [
@@ -65,12 +79,24 @@ def test_a_search_tries_its_own_settings_first_and_goes_on_where_it_stopped(
     assert best.train.epochs == QUICK.train.epochs
     listed = json.loads((tmp_path / "tune" / "trials.json").read_text())
     assert [row["score"] for row in listed] == [attempt.score for attempt in more.attempts]
-    assert not any((tmp_path / "tune" / "checkpoints").iterdir())
+    assert not (tmp_path / "tune" / "checkpoints").exists()
 
 
-def test_the_same_search_gives_the_same_trials(packed: Path, tmp_path: Path) -> None:
-    one, other = (searched(packed, tmp_path / name, 3) for name in ("one", "other"))
-    assert one.attempts == other.attempts
+def test_a_search_in_two_sittings_is_the_same_search(packed: Path, tmp_path: Path) -> None:
+    one = searched(packed, tmp_path / "one", 4)
+    searched(packed, tmp_path / "other", 2)
+    assert searched(packed, tmp_path / "other", 4).attempts == one.attempts
+    assert len({tuple(attempt.values.items()) for attempt in one.attempts}) == 4
+
+
+@pytest.mark.service
+def test_a_search_over_data_on_s3_is_the_same_search(packed: Path, proxy: Proxy, tmp_path: Path) -> None:
+    upload_folder(packed, "s3://datasets/packed", settings(proxy))
+    storage = settings(proxy, cache=tmp_path / "cache", read_timeout=30)
+    config = QUICK.model_copy(update={"storage": storage})
+    options = {"trials": 1, "track": False, "reporter": SilentReporter()}
+    afar = tune("s3://datasets/packed", SPACE, config, tmp_path / "tune-afar", tmp_path, **options)  # type: ignore[arg-type]
+    assert afar.attempts == searched(packed, tmp_path, 1).attempts
 
 
 def test_a_folder_holds_one_search(packed: Path, tmp_path: Path) -> None:
@@ -88,28 +114,62 @@ def test_a_folder_holds_one_search(packed: Path, tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("name", "good", "bad", "told"),
+    [("train.learning_rate", 0.003, 1e30, "finite"), ("train.batch_size", 16, 400, "do not fill a batch")],
+)
 def test_settings_that_break_a_training_are_a_failed_trial_and_the_search_goes_on(
-    packed: Path, tmp_path: Path
+    packed: Path, tmp_path: Path, name: str, good: float, bad: float, told: str
 ) -> None:
-    space = Space(parameters={"train.learning_rate": Choices(choices=[0.003, 1e30])})
+    space = Space(parameters={name: Choices(choices=[good, bad])})
     result = tune(
-        packed, space, QUICK, tmp_path / "tune", tmp_path, trials=6, track=False, reporter=SilentReporter()
+        packed, space, QUICK, tmp_path / "tune", tmp_path, trials=5, track=False, reporter=SilentReporter()
     )
     failed = [attempt for attempt in result.attempts if attempt.state == "failed"]
-    assert {attempt.values["train.learning_rate"] for attempt in failed} == {1e30}
-    assert all("finite" in attempt.error for attempt in failed)
-    assert result.config.train.learning_rate == 0.003
+    assert {attempt.values[name] for attempt in failed} == {bad}
+    assert all(told in attempt.error for attempt in failed)
+    assert result.best.values[name] == good
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
+def test_what_is_missing_for_all_trials_ends_the_search_and_costs_none(packed: Path, tmp_path: Path) -> None:
+    config = changed(QUICK, ["train.device=cuda"])
+    with pytest.raises(UnavailableError, match="no CUDA device"):
+        tune(
+            packed,
+            SPACE,
+            config,
+            tmp_path / "tune",
+            tmp_path,
+            trials=3,
+            track=False,
+            reporter=SilentReporter(),
+        )
+    study = open_study(tmp_path / "tune")
+    assert ended(study) == []
+    (cut_off,) = take_up(study, SPACE, config)
+    assert study.trials[-1].system_attrs["fixed_params"] == cut_off.params
+
+
+def test_a_score_of_masks_needs_masks(packed: Path, tmp_path: Path) -> None:
+    """Told before anything is trained: no folder was begun."""
+    dataset = packed.parent / "dataset"
+    rows = scan(dataset, QUICK.data.split).to_pylist()
+    for row in rows:
+        if row["split"] == "val":
+            row |= {name: None for name in row if name.startswith("mask")}
+            row["row_sha256"] = row_digest(row)
+    write_manifest(pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path / "manifest.parquet")
+    pack(dataset, tmp_path / "manifest.parquet", tmp_path / "packed", QUICK.pack)
+    with pytest.raises(DataError, match="no validation image has a mask"):
+        searched(tmp_path / "packed", tmp_path, 1)
+    assert not (tmp_path / "tune").exists()
 
 
 def test_every_trial_is_a_run_below_that_of_the_search(packed: Path, tmp_path: Path) -> None:
-    from megl_core.registry.connection import connect
-    from megl_core.registry.tracking import resolve_tracking_uri
-
     searched(packed, tmp_path, 2, track=True)
     result = searched(packed, tmp_path, 3, track=True)
-    client = connect(resolve_tracking_uri(QUICK.registry, tmp_path))
-    experiment = client.get_experiment_by_name(QUICK.registry.experiment)
-    runs = client.search_runs([experiment.experiment_id])
+    runs = runs_of_search(tmp_path)
     parents = [run for run in runs if run.data.tags.get("megl.search")]
     assert len(parents) == 1
     children = {
@@ -122,35 +182,117 @@ def test_every_trial_is_a_run_below_that_of_the_search(packed: Path, tmp_path: P
     assert children["0"].data.params["objective.visual"] == str(result.attempts[0].values["objective.visual"])
 
 
-def test_a_killed_search_tries_the_interrupted_settings_again(packed: Path, tmp_path: Path) -> None:
-    """Killed as a machine is: no process of it gets to say a word."""
-    (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE.model_dump(mode="json")))
-    long = changed(QUICK, ["train.epochs=400"])
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(long.model_dump(mode="json")))
+def test_a_trial_that_is_worse_than_the_others_is_stopped_early(packed: Path, tmp_path: Path) -> None:
+    """With a rate of nearly nothing; the median of the first five is that of trials that learn."""
+    space = Space(
+        parameters={"train.learning_rate": Choices(choices=[0.003, 1e-9])}, score={"val_energy_in_mask": 1}
+    )
+    config = changed(QUICK, ["train.epochs=3"])
+    result = tune(packed, space, config, tmp_path / "tune", tmp_path, trials=9, reporter=SilentReporter())
+    pruned = [attempt.number for attempt in result.attempts if attempt.state == "pruned"]
+    assert pruned
+    assert min(pruned) >= 5
+    runs = {run.data.tags.get("megl.trial"): run for run in runs_of_search(tmp_path)}
+    assert {number for number, run in runs.items() if "megl.pruned" in run.data.tags} == set(map(str, pruned))
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+@contextmanager
+def searching(
+    packed: Path, folder: Path, config: Config, space: Space, *options: str
+) -> Iterator["subprocess.Popen[str]"]:
+    """`megl tune` in a session of its own, killed in the end."""
+    (folder / "space.yaml").write_text(yaml.safe_dump(space.model_dump(mode="json")))
+    (folder / "params.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     command = [
         *(sys.executable, "-m", "megl_core.cli", "tune", str(packed), "--space", "space.yaml"),
-        *("--params", "params.yaml", "--output", "tune", "--trials", "1", "--no-track"),
+        *("--params", "params.yaml", "--output", "tune", *options),
     ]
-    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "tune" / "checkpoints").glob("*/*/step-*")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-    restarted = subprocess.Popen(
-        command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    journal = tmp_path / "tune" / "journal.log"
-    while '"trial_id": 1' not in journal.read_text() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.killpg(restarted.pid, signal.SIGKILL)
-    restarted.communicate()
+    signal.signal(signal.SIGINT, before)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
-    from megl_core.tuning.study import open_study
 
-    first, again = open_study(tmp_path / "tune", 0).get_trials(deepcopy=False)
-    assert first.state.name == "FAIL"
-    assert again.system_attrs["fixed_params"] == first.params
+def wait_for_checkpoint(folder: Path, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not list(folder.glob("tune/checkpoints/trial-0/*/step-*")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_search_that_was_killed_goes_on_and_leaves_nobody_behind(packed: Path, tmp_path: Path) -> None:
+    """Killed as the kernel kills it: it gets to say no word; then stopped by Ctrl-C."""
+    long = changed(QUICK, ["train.epochs=5000"])
+    options = ("--trials", "1", "--no-track")
+    with searching(packed, tmp_path, long, SPACE, *options) as process:
+        wait_for_checkpoint(tmp_path, process)
+        with pytest.raises(UnavailableError, match="another process searches here"):
+            tune(packed, SPACE, long, tmp_path / "tune", tmp_path, trials=1, track=False)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        process.kill()
+        assert psutil.wait_procs(children, timeout=_PATIENCE)[1] == []
+    first = newest(tmp_path)
+
+    with searching(packed, tmp_path, long, SPACE, *options) as process:
+        deadline = time.monotonic() + _PATIENCE
+        while newest(tmp_path) <= first:  # it goes on from the checkpoint
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, shown = process.communicate(timeout=_PATIENCE)
+    assert process.returncode == 130
+    assert "Traceback" not in shown
+    cut_off, again = open_study(tmp_path / "tune").get_trials(deepcopy=False)
+    assert cut_off.state.name == "FAIL"
+    assert again.state.name == "RUNNING"
+    assert again.params == cut_off.params
+
+
+def test_a_process_that_is_killed_costs_its_trial_and_is_replaced(packed: Path, tmp_path: Path) -> None:
+    space = Space(parameters={"train.epochs": Choices(choices=[5000, 1, 2, 3, 4])})
+    config = changed(QUICK, ["train.epochs=5000", "train.seed=1"])
+    with searching(packed, tmp_path, config, space, "--trials", "2", "--json") as process:
+        wait_for_checkpoint(tmp_path, process)
+        (worker,) = (
+            child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if child.ppid() != process.pid  # a child of the server that the workers are forked from
+        )
+        worker.kill()
+        shown, errors = process.communicate(timeout=_PATIENCE)
+    assert process.returncode == 0, errors
+    killed, other = json.loads(shown)["trials"]
+    assert killed["state"] == "failed"
+    assert "its process was ended by signal 9" in killed["error"]
+    assert other["state"] == "complete"
+    status = {
+        run.data.tags.get("megl.trial"): run.info.status for run in runs_of_search(tmp_path / "workspace")
+    }
+    assert status == {None: "FINISHED", "0": "KILLED", "1": "FINISHED"}
+
+
+def newest(folder: Path) -> int:
+    names = folder.glob("tune/checkpoints/trial-0/*/step-*")
+    return max((int(path.name.removeprefix("step-")) for path in names), default=0)
+
+
+def runs_of_search(workspace: Path) -> list[Any]:
+    client = connect(resolve_tracking_uri(QUICK.registry, workspace))
+    experiment = client.get_experiment_by_name(QUICK.registry.experiment)
+    return list(client.search_runs([experiment.experiment_id]))

@@ -16,7 +16,7 @@ LAYERS = [
     {"data", "models", "objectives", "metrics", "explain"},
     {"validation", "training", "evaluation", "provenance"},
     {"registry"},
-    {"lineage", "operations", "tuning"},
+    {"lineage", "operations", "remote", "tuning"},
     {"cli"},
 ]
 MODULES = sorted(path.relative_to(REPOSITORY).as_posix() for path in PACKAGE.rglob("*.py"))
@@ -24,7 +24,13 @@ LIGHT = [
     module
     for module in MODULES
     if module.startswith(
-        ("megl_core/cli/", "megl_core/cluster/", "megl_core/operations/", "megl_core/storage/")
+        (
+            "megl_core/cli/",
+            "megl_core/cluster/",
+            "megl_core/operations/",
+            "megl_core/remote/",
+            "megl_core/storage/",
+        )
     )
     or module in {f"megl_core/{name}.py" for name in {*BASE, "__init__"}}
 ]

@@ -168,3 +168,31 @@ def test_credentials_are_refused_and_not_repeated(uri: str) -> None:
 def test_seeds_are_what_every_generator_takes(setting: str) -> None:
     with pytest.raises(ConfigError, match="seed"):
         load_config(None, [setting])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["data.source=https://ann:secret@git.example.org/a.git", "data.path=data"], "keep credentials out"),
+        (["data.source=https://token@git.example.org/a.git", "data.path=data"], "keep credentials out"),
+        (["data.source=ssh://git:secret@git.example.org/a.git", "data.path=data"], "keep credentials out"),
+        (["data.source=https://git.example.org/a.git"], "name the folder that DVC tracks"),
+        (["data.source=s3://bucket/birds", "data.path=data"], "a DVC repository"),
+        (["data.source=birds", "data.revision=v1"], "set source and path too"),
+        (["data.source=birds", "data.path=../data"], "stays inside"),
+        (["data.source=birds", "data.path=/data"], "stays inside"),
+        (["storage.dvc_remote=gs://bucket/birds"], "s3://bucket/prefix or a folder"),
+        (["storage.dvc_remote=s3://key:secret@bucket/birds"], "keep credentials out"),
+    ],
+)
+def test_a_source_or_a_remote_that_cannot_be_is_told_without_its_secret(
+    overrides: list[str], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        load_config(None, overrides)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_user_of_ssh_is_no_secret() -> None:
+    config = load_config(None, ["data.source=ssh://git@git.example.org/a.git", "data.path=data/birds"])
+    assert config.data.source == "ssh://git@git.example.org/a.git"

@@ -44,6 +44,17 @@ class ImportReport:
     labels: dict[str, int]
 
 
+def find_importer(name: str) -> Importer:
+    """An importer by name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in IMPORTERS:
+        raise ConfigError(f"no importer named {name!r}", fix=f"choose one of: {', '.join(IMPORTERS)}")
+    return IMPORTERS[name]
+
+
 def import_dataset(
     importer: str,
     source: Path | None,
@@ -58,15 +69,14 @@ def import_dataset(
 
     Args:
         importer: a key of `IMPORTERS`.
-        source: the folder that the importer reads; None for one that needs none.
+        source: the folder that the importer reads; None for one that needs none. Where it is a copy, the
+            dataset says `config.source` instead.
 
     Raises:
         ConfigError: no such importer, or it needs a source.
         DataError: listing every bad row; nothing is written then.
     """
-    if importer not in IMPORTERS:
-        raise ConfigError(f"no importer named {importer!r}", fix=f"choose one of: {', '.join(IMPORTERS)}")
-    chosen = IMPORTERS[importer]
+    chosen = find_importer(importer)
     folder = _source_folder(importer, chosen, source)
     labels = config.labels or chosen.labels(folder, config)
     with atomic_directory(target, marker=ANNOTATIONS) as temporary:
@@ -76,7 +86,7 @@ def import_dataset(
             "name": config.name,
             "labels": labels,
             "importer": importer,
-            "source": None if source is None else str(source),
+            "source": None if source is None else config.source or str(source),
         }
         if not chosen.needs_source:
             description["parameters_sha256"] = sha256_json(config.scenes.model_dump(mode="json"))

@@ -169,6 +169,12 @@ def test_the_first_rank_that_failed_is_the_cause_and_its_last_lines_are_shown(
     assert double.jobs == {}
 
 
+def test_a_rank_that_lost_another_one_is_not_the_cause(cluster: Make) -> None:
+    cluster(RUNNING, failed(ended(0, 5, "Error", second=1), ended(1, 3, "Error", second=2)))
+    with pytest.raises(MeglError, match="rank 1 ended with exit code 3"):
+        launch()
+
+
 def test_memory_is_the_cause_even_where_another_rank_fell_first(cluster: Make) -> None:
     cluster(failed(ended(0, 1, "Error", second=4), ended(1, 137, "OOMKilled", second=5)))
     with pytest.raises(MeglError, match=r"rank 1 ran out of memory \(OOMKilled, exit code 137\)"):

@@ -9,6 +9,7 @@ from benchmarks.findings import Findings
 from benchmarks.method import finder
 from benchmarks.page import write_page
 from benchmarks.results import Results
+from benchmarks.searches import SearchResults
 from megl_core.errors import DataError
 from tests.unit.benchmarks.tiny import CODE, add
 
@@ -42,7 +43,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 @pytest.fixture(scope="module")
 def page(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("docs") / "method.md"
-    write_page(finder(results), path)
+    write_page(finder(results), SearchResults(path.with_name("searches.jsonl"), CODE), path)
     return path
 
 
@@ -134,6 +135,6 @@ def test_without_results_a_page_stays_as_it_is(tmp_path: Path) -> None:
     page = tmp_path / "method.md"
     page.write_text("earlier")
     with pytest.raises(DataError, match="no results of this code"):
-        write_page(lambda cell, seed: None, page)
+        write_page(lambda cell, seed: None, SearchResults(page.with_name("searches.jsonl"), CODE), page)
     assert page.read_text() == "earlier"
     assert list(tmp_path.iterdir()) == [page]

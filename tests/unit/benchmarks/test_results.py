@@ -5,8 +5,9 @@ import pytest
 
 from benchmarks.cells import Cell, run_of
 from benchmarks.findings import Findings
-from benchmarks.method import RESULTS, finder
+from benchmarks.method import RESULTS, SEARCHES, finder
 from benchmarks.results import Results
+from benchmarks.searches import SearchResults, searches
 from megl_core.errors import DataError
 from tests.unit.benchmarks.tiny import CODE, record
 
@@ -48,7 +49,10 @@ def test_every_result_in_the_repository_is_found(tmp_path: Path) -> None:
     path = tmp_path / "method.jsonl"
     shutil.copyfile(RESULTS, path)  # reading mends a torn line
     results = Results(path, CODE, keep_stale=True)
-    assert len(Findings(finder(results)).all_records()) == len(results) > 0
+    shutil.copyfile(SEARCHES, tmp_path / "searches.jsonl")
+    tuned = SearchResults(tmp_path / "searches.jsonl", CODE, keep_stale=True).cells(searches())
+    assert len(tuned) == len((tmp_path / "searches.jsonl").read_text().splitlines()) > 0
+    assert len(Findings(finder(results), tuned).all_records()) == len(results) > 0
 
 
 def test_the_line_that_a_killed_process_left_is_dropped(tmp_path: Path) -> None:

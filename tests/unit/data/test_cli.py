@@ -73,7 +73,7 @@ def test_validate_prints_its_verdict_and_keeps_the_manifest(tmp_path: Path) -> N
     assert "s7 (line 8)" in failed.stderr
 
 
-@pytest.mark.parametrize("verb", ["generate", "import", "validate", "pack", "show"])
+@pytest.mark.parametrize("verb", ["generate", "import", "validate", "pack", "show", "upload", "restore"])
 def test_every_verb_has_an_example(tmp_path: Path, verb: str) -> None:
     result = megl(verb, "--help", folder=tmp_path)
     assert result.returncode == 0

@@ -5,6 +5,8 @@ from megl_core.config import PackConfig, SplitConfig
 from megl_core.data.contract import ANNOTATIONS, Sample
 from megl_core.data.manifest import scan, write_manifest
 from megl_core.data.pack import pack
+from megl_core.data.packed import LocalFiles
+from megl_core.errors import DataError
 from megl_core.evaluation.cues import Cue, find_cue
 from megl_core.files import canonical_json
 from megl_core.metrics.text import common_phrase
@@ -33,14 +35,19 @@ def packed_with(tmp_path):
 
 
 def test_a_column_of_labels_names_the_class_itself(packed):
-    assert find_cue(packed, ["absent", "cue_class"], LABELS) == Cue(
+    assert find_cue(LocalFiles(packed), ["absent", "cue_class"], LABELS) == Cue(
         "cue_class", {label: label for label in LABELS}
     )
 
 
+def test_without_a_manifest_nothing_can_be_told(tmp_path):
+    with pytest.raises(DataError, match="lack their manifest"):
+        find_cue(LocalFiles(tmp_path), ["scene"], ["cat"])
+
+
 def test_without_such_a_column_there_is_no_cue(packed):
-    assert find_cue(packed, ["absent"], LABELS) is None
-    assert find_cue(packed, [], LABELS) is None
+    assert find_cue(LocalFiles(packed), ["absent"], LABELS) is None
+    assert find_cue(LocalFiles(packed), [], LABELS) is None
 
 
 def test_training_rows_tell_which_value_goes_with_which_label(packed_with):
@@ -54,13 +61,15 @@ def test_training_rows_tell_which_value_goes_with_which_label(packed_with):
             *[("dog", "test", {"scene": "sofa"})] * 3,
         ]
     )
-    assert find_cue(data, ["scene", "polar"], ["cat", "dog"]) == Cue("scene", {"cat": "sofa", "dog": "park"})
-    assert find_cue(data, ["polar"], ["cat", "dog"]).aligned["cat"] == "1"
+    assert find_cue(LocalFiles(data), ["scene", "polar"], ["cat", "dog"]) == Cue(
+        "scene", {"cat": "sofa", "dog": "park"}
+    )
+    assert find_cue(LocalFiles(data), ["polar"], ["cat", "dog"]).aligned["cat"] == "1"
 
 
 def test_a_column_that_training_lacks_goes_with_nothing(packed_with):
     data = packed_with([("cat", "train", {}), ("cat", "test", {"scene": "sofa"})])
-    assert find_cue(data, ["scene"], ["cat"]) == Cue("scene", {})
+    assert find_cue(LocalFiles(data), ["scene"], ["cat"]) == Cue("scene", {})
 
 
 def test_real_photos_on_scenes_that_lie(tmp_path):
@@ -68,7 +77,7 @@ def test_real_photos_on_scenes_that_lie(tmp_path):
     dataset = shared_data("eth80_scenes")
     table = scan(dataset, SplitConfig())
     write_manifest(table, tmp_path / "manifest.parquet")
-    assert find_cue(tmp_path, ["scene"], sorted(set(table["label"].to_pylist()))).aligned == {
+    assert find_cue(LocalFiles(tmp_path), ["scene"], sorted(set(table["label"].to_pylist()))).aligned == {
         "apple": "beach",
         "car": "forest",
         "cow": "river",

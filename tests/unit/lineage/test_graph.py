@@ -47,6 +47,25 @@ def test_the_graph_leads_from_the_sources_to_the_last_entry(recorded: Recorded) 
     }
 
 
+def test_what_the_dataset_was_imported_from_is_a_source(recorded: Recorded) -> None:
+    assert recorded.statement is not None
+    source = {
+        "name": "dataset source",
+        "uri": "dvc+https://example.org/birds.git#data",
+        "digest": {"dvcMd5": "6" * 32 + ".dir", "gitCommit": "a" * 40},
+    }
+    recorded.statement["predicate"]["buildDefinition"]["resolvedDependencies"].append(source)
+    found = node(recorded, "dataset source")
+    assert found.facts == (
+        ("uri", "dvc+https://example.org/birds.git#data"),
+        ("commit", "a" * 40),
+        ("DVC hash", "6" * 32 + ".dir"),
+    )
+    assert (found.layer, found.warning) == ("sources", "")
+    source["annotations"] = {"edited": True}
+    assert node(recorded, "dataset source").warning == "edited since it was imported"
+
+
 def test_every_node_has_its_digest(recorded: Recorded) -> None:
     digests = {one.id: one.digest for one in lineage_graph(recorded).nodes}
     assert digests["dataset"] == "d" * 64

@@ -39,12 +39,31 @@ def test_one_young_file_keeps_a_training_alive(tmp_path: Path) -> None:
     assert young.is_file()
 
 
+def test_trainings_on_nodes_go_with_the_data_that_only_they_named(tmp_path: Path) -> None:
+    shared, lone = "a" * 64, "b" * 64
+    trainings = tmp_path / "exchange" / "trainings"
+    old = make(trainings / "0123456789abcdef" / "order.json", 15)
+    old.write_text(f'{{"digest": "{lone}"}}')
+    os.utime(old, (0, 0))
+    young = make(trainings / "fedcba9876543210" / "order.json", 1)
+    young.write_text(f'{{"digest": "{shared}"}}')
+    data = [make(tmp_path / "exchange" / "data" / name / "dataset.json", 90) for name in (shared, lone)]
+
+    assert clean_up(tmp_path, keep_days=14) == [old.parent, data[1].parent]
+    assert young.is_file()
+    assert data[0].is_file()
+    assert not old.parent.exists()
+    assert not data[1].parent.exists()
+
+
 @pytest.mark.parametrize(
     "path",
     [
         "checkpoints/0123456789abcdef/notes.txt",
         "checkpoints/my-models/step-00000150",
         "checkpoints/readme.md",
+        "exchange/trainings/0123456789abcdef/notes.txt",
+        "exchange/data/birds/dataset.json",
         "datasets/0123456789abcdef/step-00000150/state.json",
         "pipeline/artifacts/my-own-folder/file",
         "pipeline/runs/20251124T122247434219/log.txt",

@@ -26,6 +26,19 @@ def test_a_silent_step_before_a_speaking_one_was_reused() -> None:
     assert states.steps["ingest"].seconds == 2.0
 
 
+def test_steps_that_a_run_does_without_are_neither_reused_nor_missing() -> None:
+    states = StepStates(STEPS)
+    states.take(event("ingest", "start"))
+    states.take(event("validate", "skipped"))
+    states.take(event("train", "skipped"))
+    states.take(event("ingest", "end", 3.0))
+    states.take(event("report", "start", 4.0))
+    states.take(event("report", "end", 5.0))
+    states.finish(succeeded=True)
+    assert states.names("skipped") == ["validate", "train"]
+    assert states.names("reused") == []
+
+
 def test_a_failed_step_keeps_its_error_and_exit_code() -> None:
     states = StepStates(STEPS)
     states.take(event("ingest", "start"))
@@ -37,6 +50,18 @@ def test_a_failed_step_keeps_its_error_and_exit_code() -> None:
     for text in ("ingest", "3 rows are broken", "annotations.jsonl", "mend them"):
         assert text in str(error)
     assert states.names("not run") == ["validate", "train", "report"]
+
+
+@pytest.mark.parametrize("last_word", ["failed", "message"])
+def test_what_stands_between_a_failed_or_dead_step_and_the_notification_was_not_run(last_word: str) -> None:
+    states = StepStates(STEPS)
+    states.take(event("ingest", "start"))
+    states.take(event("ingest", last_word, text="", what="no disk", exit_code=1))
+    states.take(event("report", "start", 4.0))
+    states.take(event("report", "end", 5.0))
+    states.finish(succeeded=False)
+    assert states.names("failed") == ["ingest"]
+    assert states.names("not run") == ["validate", "train"]
 
 
 def test_a_step_that_dies_without_a_word_has_failed() -> None:

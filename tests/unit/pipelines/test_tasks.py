@@ -34,6 +34,7 @@ SITE = {
         "notify": {"secrets": {"megl-notify": {"url": "MEGL_WEBHOOK_URL"}}},
     },
 }
+NO_SITE = PodsConfig(workspace_claim=None, secrets={}, env={})
 Compiled = tuple[dict[str, Any], dict[str, Any]]
 
 
@@ -47,7 +48,9 @@ def compiled(tmp_path: Path) -> Callable[[PodsConfig | None], Compiled]:
             end = notify(workspace=text)
             settle(end, "notify", pods)
             with dsl.ExitHandler(end, name="run"):
-                checked = prerequisites(workspace=text, data=text, train=text, registry=text, cluster=text)
+                checked = prerequisites(
+                    workspace=text, data=text, train=text, registry=text, cluster=text, storage=text
+                )
                 settle(checked, "prerequisites", pods)
                 promoted = promote(
                     version=text, passed=True, stage=text, workspace=text, registry=text,
@@ -132,7 +135,7 @@ def test_a_result_may_be_used_again_where_metadata_says_so() -> None:
 def test_a_pod_knows_its_run_itself_and_its_image(
     compiled: Callable[[PodsConfig | None], Compiled],
 ) -> None:
-    spec, kubernetes = compiled(PodsConfig())
+    spec, kubernetes = compiled(NO_SITE)
     for step in ("notify", "prerequisites", "promote"):
         fields = {item["name"]: item["fieldPath"] for item in kubernetes[f"exec-{step}"]["fieldPathAsEnv"]}
         assert fields == {
@@ -148,7 +151,7 @@ def test_a_pod_knows_its_run_itself_and_its_image(
 def test_nothing_of_a_site_is_in_a_pipeline_that_was_told_of_none(
     compiled: Callable[[PodsConfig | None], Compiled],
 ) -> None:
-    _, kubernetes = compiled(PodsConfig())
+    _, kubernetes = compiled(NO_SITE)
     for settings in kubernetes.values():
         assert set(settings) == {"activeDeadlineSeconds", "fieldPathAsEnv"}
 

@@ -10,7 +10,7 @@ import pytest
 from megl_core.errors import DataError, IntegrityError
 from megl_core.files import sha256_file
 from megl_core.provenance import source
-from megl_core.provenance.source import find_code, location_uri
+from megl_core.provenance.source import find_code
 from megl_core.provenance.statement import (
     Statement,
     Training,
@@ -25,6 +25,7 @@ from megl_core.provenance.statement import (
     training_statement,
     with_byproducts,
 )
+from megl_core.redaction import location_uri
 
 DIGEST_SET = {
     "type": "object",
@@ -129,6 +130,7 @@ def made(model: Path, repository: str = "https://ann:secret@example.org/data.git
             "revision": "abc",
             "num_files": 3,
             "size": 10,
+            "source": {"uri": "dvc+https://example.org/birds.git#data", "digest": {"gitCommit": "a" * 40}},
         },
         code_digest="c" * 64,
         checkpoints={"backbone": "b" * 64},
@@ -176,6 +178,10 @@ def test_it_names_files_data_code_and_settings(model: Path) -> None:
         "num_files": 3,
         "size": 10,
     }
+    imported = dependency(statement, "dataset source")
+    assert imported is not None
+    assert imported["uri"] == "dvc+https://example.org/birds.git#data"
+    assert imported["digest"] == {"gitCommit": "a" * 40}
     pretrained = dependency(statement, "pretrained backbone")
     assert pretrained == {"name": "pretrained backbone", "digest": {"sha256": "b" * 64}}
     assert parameters(statement) == {"train": {"epochs": 2}}
