@@ -1,6 +1,7 @@
 """The study: what has been tried, in a journal that several processes write and that outlives them."""
 
 import fcntl
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -43,6 +44,14 @@ class Attempt:
     score: float | None
     values: dict[str, Value]
     error: str = ""
+
+
+def mend_journal(folder: Path) -> None:
+    """Drop a last line without its end, as a machine leaves it that fails; Optuna reads none after it."""
+    journal = folder / _JOURNAL
+    if journal.is_file():
+        content = journal.read_bytes()
+        os.truncate(journal, content.rfind(b"\n") + 1)
 
 
 def open_study(folder: Path) -> "Study":
