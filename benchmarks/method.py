@@ -130,7 +130,8 @@ def _announce(runner: Runner, cells: list[Cell], full: bool, only: str | None) -
         names = ", ".join(dict.fromkeys(f"{cell.method}@{cell.share}" for cell in left))
         runner.say(f"left out without --full: {group}, {runs} runs of {names}")
     runner.say(
-        "left out without --full: further seeds of the published losses, and training until convergence"
+        "left out without --full: further seeds of the published losses, training until convergence, "
+        "and the searches"
     )
 
 

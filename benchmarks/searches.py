@@ -4,7 +4,6 @@ A search sees training and validation images of one seed, and its trials are com
 plus energy in mask, each in [0, 1] with weight one. Shifted data enter neither.
 """
 
-import resource
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -95,7 +94,6 @@ class Searched:
         best: the settings of the best trial, by dotted name.
         score: of the best trial, validation accuracy plus energy in mask, in [0, 2].
         trials: every trial as `megl tune` lists them in `trials.json`.
-        core_seconds: processor time of its processes; after an interruption that of the last part.
     """
 
     method: str
@@ -105,7 +103,6 @@ class Searched:
     best: dict[str, Any]
     score: float
     trials: list[dict[str, Any]]
-    core_seconds: float
     finished: str
     machine: dict[str, str]
 
@@ -147,7 +144,6 @@ def carry_out(search: Search, folder: Path, code: str) -> Searched:
     folder.mkdir(parents=True, exist_ok=True)
     config = search.run.config
     data = packed_data(config, folder, Scenes())
-    before = _children_seconds()
     own = folder / f"search-{search.digest[:16]}"
     found = tune(
         data, search.space, config, own, folder, trials=search.trials, track=False, reporter=get_reporter()
@@ -160,12 +156,6 @@ def carry_out(search: Search, folder: Path, code: str) -> Searched:
         best=dict(found.best.values),
         score=round(found.best.score or 0.0, 5),
         trials=[vars(attempt) for attempt in found.attempts],
-        core_seconds=round(_children_seconds() - before, 2),
         finished=datetime.now(UTC).date().isoformat(),
         machine=machine(),
     )
-
-
-def _children_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime

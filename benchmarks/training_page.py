@@ -91,9 +91,10 @@ only where nobody else wants them.
 prepared by two workers while one batch is used. The larger sets name the shards of the smallest several
 times, so that all rows are real ones; each naming is a shard of its own. *Own* is memory that the process
 allocated: with Python and torch, with the model and all that a run begins with, and at most while it
-iterated. *Mapped* are pages of libraries and of the index, which holds all rows but their images (about 0.6
+iterated; what a run knows of all rows before it begins, such as the regions of their rationales, takes about
+1 kB a row. *Mapped* are pages of libraries and of the index, which holds all rows but their images (about 0.6
 kB a row here, however large the images are) and which the kernel may take back at any time. With *cached*,
-`train.cache_mb` is {CACHE_MB}."""
+`train.cache_mb` is {CACHE_MB}; it counts pixels, to which each kept image adds less than 1 kB."""
 
 _SCALING = """\
 `megl train` with all terms, in one process and in two through torchrun and gloo: the same global batch of

@@ -26,7 +26,7 @@ from megl_core.errors import DataError, IntegrityError
 from megl_core.files import resolve_inside
 
 FORMAT_VERSION = 2
-_PACK_AGAIN = "pack the dataset again"
+_PACK_AGAIN = "pack the dataset again; where it is read from S3, empty storage.cache first"
 _ROW = ("id", "label", "group", "mask", "explanations", "extra")
 
 
@@ -189,14 +189,13 @@ class PackedDataset:
         """
         batch, row = self._find(index)
         shard, offset, size = (batch[name][row].as_py() for name in ("shard", "offset", "size"))
+        what = f"the image of sample {batch['id'][row].as_py()!r} is not the one that was packed"
+        _require(0 <= shard < len(self.shards) and min(offset, size) >= 0, what, self.files.where)
         with self._open(self.shards[shard]) as stream:
             stream.seek(offset)
             content = stream.read(size)
-        _require(
-            hashlib.sha256(content).hexdigest() == batch["image_sha256"][row].as_py(),
-            f"the image of sample {batch['id'][row].as_py()!r} is not the one that was packed",
-            f"{self.files.where}/{self.shards[shard]}",
-        )
+        is_sound = hashlib.sha256(content).hexdigest() == batch["image_sha256"][row].as_py()
+        _require(is_sound, what, f"{self.files.where}/{self.shards[shard]}")
         return content
 
     def ahead(self, indices: NDArray[np.int64]) -> None:

@@ -55,6 +55,7 @@ class PixelStore:
         self.data = data
         self.size = size
         self._cache = cache
+        self._no_mask = torch.zeros((), dtype=torch.uint8).expand(size, size)  # takes no memory
 
     def get(self, index: int) -> tuple[Tensor, Tensor]:
         """Image (3, S, S) and mask (S, S), both uint8; the mask is zero where there is none.
@@ -69,7 +70,7 @@ class PixelStore:
         """The mask alone, without a look at the image."""
         annotation = self.data.annotation(index)
         if annotation.mask is None:
-            return torch.zeros((), dtype=torch.uint8).expand(self.size, self.size)  # takes no memory
+            return self._no_mask
         with self._naming(annotation.id, "mask"):
             return mask_to_tensor(decode_mask(annotation.mask), self.size)
 

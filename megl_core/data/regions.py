@@ -114,7 +114,7 @@ def _fit(words: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
 
 def _smallest_set(expected: Tensor, mass: float) -> Tensor:
     """(N, P) bool: each row's largest values, as few as hold `mass` of its sum."""
-    values, order = expected.sort(dim=1, descending=True)
+    values, order = expected.double().sort(dim=1, descending=True)  # small tails vanish in float32
     before = (values.cumsum(dim=1) - values) / values.sum(dim=1, keepdim=True)
     return torch.zeros_like(expected, dtype=torch.bool).scatter(1, order, before < mass)
 

@@ -7,6 +7,7 @@ the SHA-256 of every file. A download that stops is continued where it stopped, 
 import hashlib
 import json
 import random
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +26,7 @@ from megl_core.storage.problems import told_as_megl_errors
 
 INDEX = ".index.json"
 _CHUNK = 1 << 20
+_SHA256 = re.compile("[0-9a-f]{64}")
 _LONGEST_PAUSE = 20.0
 _ABSENT = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _REFUSED = {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
@@ -289,7 +291,7 @@ def read_index(client: Any, uri: str) -> dict[str, StoredFile] | None:
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         files = {}
-    if not files:
+    if not files or not all(_SHA256.fullmatch(file.sha256) for file in files.values()):
         raise DataError("this is no index of a folder", where=address, fix="upload the folder again")
     return files
 

@@ -37,6 +37,7 @@ from megl_core.tuning.study import (
     ended,
     fail,
     locked,
+    mend_journal,
     open_study,
     require_same,
     take_up,
@@ -99,10 +100,7 @@ def tune(
         digest = read_info(files).digest
     reporter = reporter or get_reporter()
     with locked(folder / "lock", wait=False):
-        study = open_study(folder)
-        require_same(study, digest, space, config, folder)
-        with locked(folder / WORKERS_LOCK):  # processes that outlived a killed search end in a moment
-            cut_off = take_up(study, space, config)
+        study, cut_off = _begin(digest, space, config, folder)
         with _search_run(study, config, workspace, track) as tracker:
             parent = tracker.run_id if tracker else None
             job = Job(
@@ -120,6 +118,15 @@ def tune(
                 tracker.log_artifacts(folder / BEST_FILE)
                 tracker.log_artifacts(folder / TRIALS_FILE)
     return result
+
+
+def _begin(digest: str, space: Space, config: Config, folder: Path) -> "tuple[Study, list[FrozenTrial]]":
+    """The folder's study, and the trials that were cut off with an earlier search."""
+    with locked(folder / WORKERS_LOCK):  # processes that outlived a killed search end in a moment
+        mend_journal(folder)
+        study = open_study(folder)
+        require_same(study, digest, space, config, folder)
+        return study, take_up(study, space, config)
 
 
 def _require_measurable(data: PackedFiles, space: Space) -> None:
@@ -185,7 +192,7 @@ class _Workers:
         trial = trial_of(self._study, number)
         if trial is None:
             raise MeglError(
-                f"a process of the search {how} before it had a trial", where=str(self._job.folder)
+                f"a process of the search {how} while it had no trial", where=str(self._job.folder)
             )
         if code == UnavailableError.exit_code:
             raise UnavailableError(

@@ -39,6 +39,8 @@ class Range(Section):
             raise ValueError("low must be less than high")
         if self.log and (self.low <= 0 or self.step is not None):
             raise ValueError("a logarithmic range begins above 0 and has no step")
+        if self.step is not None and not is_near_whole((self.high - self.low) / self.step):
+            raise ValueError("steps from low do not end at high")
         return self
 
     @property
@@ -86,6 +88,11 @@ class Space(Section):
                 fix="the data need a validation split, with masks for val_energy_in_mask; or change `score`",
             )
         return sum(weight * metrics[name] for name, weight in self.score.items())
+
+
+def is_near_whole(value: float) -> bool:
+    """Whether a quotient of decimal fractions was meant to be a whole number."""
+    return abs(value - round(value)) < 1e-9
 
 
 def read_space(path: Path, config: Config) -> Space:

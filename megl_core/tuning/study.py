@@ -1,6 +1,7 @@
 """The study: what has been tried, in a journal that several processes write and that outlives them."""
 
 import fcntl
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from megl_core.code import code_digest
 from megl_core.config import Config, changed
 from megl_core.errors import ConfigError, UnavailableError
-from megl_core.tuning.space import Choices, Range, Space, Value, overrides
+from megl_core.tuning.space import Choices, Range, Space, Value, is_near_whole, overrides
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -43,6 +44,14 @@ class Attempt:
     score: float | None
     values: dict[str, Value]
     error: str = ""
+
+
+def mend_journal(folder: Path) -> None:
+    """Drop a last line without its end, as a machine leaves it that fails; Optuna reads none after it."""
+    journal = folder / _JOURNAL
+    if journal.is_file():
+        content = journal.read_bytes()
+        os.truncate(journal, content.rfind(b"\n") + 1)
 
 
 def open_study(folder: Path) -> "Study":
@@ -142,7 +151,7 @@ def _holds(values: Range | Choices, value: Any) -> bool:
         return value in values.choices
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    on_grid = values.step is None or abs((value - values.low) / values.step % 1) < 1e-9
+    on_grid = values.step is None or is_near_whole((value - values.low) / values.step)
     return values.low <= value <= values.high and on_grid
 
 

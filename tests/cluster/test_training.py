@@ -155,7 +155,8 @@ LOOK = """
 from mlflow import MlflowClient
 
 client = MlflowClient("http://127.0.0.1:5000")
-print(client.get_run("{run}").info.status, len(client.get_metric_history("{run}", "loss")))
+epochs = {{point.step for point in client.get_metric_history("{run}", "loss")}}
+print(client.get_run("{run}").info.status, len(epochs))
 """
 
 

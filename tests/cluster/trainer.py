@@ -129,9 +129,27 @@ class Trainer:
         name = job["metadata"]["name"]
         if attempt == 0:
             self.core.create_namespaced_service(self.namespace, self._service(job))
-        for rank in range(self._size(job)):
-            self.core.create_namespaced_pod(self.namespace, self._pod(job, rank, attempt))
+        first = self._create(job, 0, attempt, "127.0.0.1")
+        address = self._address(first) if self._size(job) > 1 else ""
+        for rank in range(1, self._size(job)):
+            self._create(job, rank, attempt, address)
         self._set_status(name, {"attempt": attempt})
+
+    def _create(self, job: Object, rank: int, attempt: int, first: str) -> str:
+        """A node's pod, which finds the first node at that address even where the cluster's DNS does not know
+        headless Services; returns its name."""
+        made = self._pod(job, rank, attempt)
+        name = job["metadata"]["name"]
+        made["spec"]["hostAliases"] = [{"ip": first, "hostnames": [f"{name}-node-0-0.{name}"]}]
+        self.core.create_namespaced_pod(self.namespace, made)
+        return str(made["metadata"]["name"])
+
+    def _address(self, pod: str) -> str:
+        """A pod's address, once it has one."""
+        while not self._end.wait(0.2):
+            if address := self.core.read_namespaced_pod(pod, self.namespace).status.pod_ip:
+                return str(address)
+        return ""
 
     def _remove(self, name: str) -> None:
         self.core.delete_collection_namespaced_pod(

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -195,6 +197,17 @@ def test_an_index_of_other_data_is_noticed(
         verify_index(files)
 
 
+def test_a_list_of_files_cannot_name_a_place_outside_of_the_cache(
+    proxy: Proxy, stored: StorageConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").write_text("{}")
+    listed = {"dataset.json": {"size": 2, "sha256": "../outside"}}
+    client = open_client(stored)
+    client.put_object(Bucket="datasets", Key="packed/noise/.index.json", Body=json.dumps(listed).encode())
+    with pytest.raises(DataError, match="no index of a folder"):
+        FolderCache(URI, stored)
+
+
 def test_what_does_not_fit_or_is_not_there_is_told_at_once(
     proxy: Proxy, stored: StorageConfig, tmp_path: Path
 ) -> None:
@@ -211,7 +224,8 @@ def test_what_does_not_fit_or_is_not_there_is_told_at_once(
         cache.open("dataset.json")
 
 
-def test_from_the_command_line(proxy: Proxy, packed: Path, tmp_path: Path) -> None:
+def test_two_processes_from_the_command_line(proxy: Proxy, packed: Path, tmp_path: Path) -> None:
+    """They share what is fetched; their model is evaluated on the same data from there, too."""
     changes = {
         "storage.endpoint_url": proxy.url,
         "storage.addressing_style": "path",
@@ -226,15 +240,19 @@ def test_from_the_command_line(proxy: Proxy, packed: Path, tmp_path: Path) -> No
     uploaded = CliRunner().invoke(app, ["data", "upload", str(packed), URI, "--json", *options])
     assert uploaded.exit_code == 0, uploaded.output
     assert json.loads(uploaded.stdout)["num_files"] == len(list(packed.iterdir()))
+    proxy.fail("none")
     output = tmp_path / "model"
-    arguments = ["train", URI, "--output", str(output), "--no-track", "--json", *options]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, done.output
-    assert json.loads((output / "training.json").read_text())["data_digest"] == read_info(packed).digest
+    command = [sys.executable, "-m", "megl_core.cli", "train", URI, "--processes", "2"]
+    command += ["--output", str(output), "--no-track", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((output / "training.json").read_text())
+    assert (report["data_digest"], report["processes"]) == (read_info(packed).digest, 2)
+    assert [downloads(proxy, name) for name in SHARDS] == [1, 1, 1, 1]
     for data, name in ((URI, "afar"), (packed, "near")):
-        command = ["evaluate", str(output), str(data), "--output", str(tmp_path / name), *options]
-        done = CliRunner().invoke(app, command)
-        assert done.exit_code == 0, done.output
+        arguments = ["evaluate", str(output), str(data), "--output", str(tmp_path / name), *options]
+        evaluated = CliRunner().invoke(app, arguments)
+        assert evaluated.exit_code == 0, evaluated.output
     assert tree_digests(tmp_path / "afar") == tree_digests(tmp_path / "near")
 
 

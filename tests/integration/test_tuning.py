@@ -85,6 +85,8 @@ def test_a_search_tries_its_own_settings_first_and_goes_on_where_it_stopped(
 def test_a_search_in_two_sittings_is_the_same_search(packed: Path, tmp_path: Path) -> None:
     one = searched(packed, tmp_path / "one", 4)
     searched(packed, tmp_path / "other", 2)
+    with (tmp_path / "other" / "tune" / "journal.log").open("a") as journal:
+        journal.write('{"op_code":5,"wor')  # what the power took away
     assert searched(packed, tmp_path / "other", 4).attempts == one.attempts
     assert len({tuple(attempt.values.items()) for attempt in one.attempts}) == 4
 
@@ -198,6 +200,7 @@ def searching(
         *(sys.executable, "-m", "megl_core.cli", "tune", str(packed), "--space", "space.yaml"),
         *("--params", "params.yaml", "--output", "tune", *options),
     ]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -206,6 +209,7 @@ def searching(
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, before)
     try:
         yield process
     finally:

@@ -243,13 +243,16 @@ def test_an_edited_index_is_noticed(dataset: Path, tmp_path: Path, old: str) -> 
             check(tmp_path / "p")
 
 
-def test_an_index_that_points_elsewhere_is_noticed(dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [8, 1 << 40, -(1 << 40)])
+def test_an_index_that_points_elsewhere_is_noticed(dataset: Path, tmp_path: Path, change: int) -> None:
     """What it says of the images' places is in no digest, but has to fit the shards."""
     packed(dataset, tmp_path / "p")
     data = PackedDataset(tmp_path / "p", "train")
     index = tmp_path / "p/train.index.arrow"
     (_, place, _), content = list(data.places())[1], index.read_bytes()
-    index.write_bytes(content.replace(place.to_bytes(8, "little"), (place + 8).to_bytes(8, "little")))
+    index.write_bytes(
+        content.replace(place.to_bytes(8, "little"), (place + change).to_bytes(8, "little", signed=True))
+    )
     with pytest.raises(IntegrityError, match="does not say where the image of sample 's1' lies"):
         verify(tmp_path / "p")
     with pytest.raises(IntegrityError, match="the image of sample 's1' is not the one"):
