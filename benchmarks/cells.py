@@ -109,11 +109,12 @@ _LATER: Overrides = {
     "shard": "none",
     "on_nan": "stop",
     "max_skipped": 10,
+    "shuffle_shards": 8,
 }
 """Settings of `train` that came after the first results, with the values that those were made with."""
-_IDLE = ("checkpoint_seconds", "stall_seconds")
+_IDLE = ("checkpoint_seconds", "stall_seconds", "cache_mb", "num_workers")
 """Settings of `train` that decide no number and came later too."""
-_GONE: Overrides = {"checkpoint_every": 1000}
+_GONE: Overrides = {"checkpoint_every": 1000, "cache_images": True}
 """What the first results had in `train` instead."""
 
 
