@@ -681,7 +681,8 @@ def test_without_a_model_or_its_manifest_everything_is_new(audited: Audited, tmp
     fewer = rows_of(audited, lambda row: row["id"] != "train-00001", tmp_path / "fewer.parquet")
     first = find_novelty(*fewer, RetrainingConfig(), "nobody", audited.uri, tmp_path)
     assert (first.train, first.why, first.version) == (True, "there is no model yet", None)
-    (key,) = (key for key in audited.keys() if audited.registered["data_digest"] in key)  # noqa: SIM118
+    manifest = f"{audited.registered['data_digest']}.parquet"
+    (key,) = (key for key in audited.keys() if key.endswith(manifest))  # noqa: SIM118
     audited.s3.delete_object(Bucket=BUCKET, Key=key)
     found = novelty(audited, fewer, tmp_path)
     assert (found.train, found.version, found.reference) == (True, 1, None)

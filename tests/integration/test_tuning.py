@@ -58,6 +58,12 @@ def searched(packed: Path, folder: Path, trials: int, **options: object) -> Tune
     return tune(packed, SPACE, QUICK, folder / "tune", folder, trials=trials, **settings)  # type: ignore[arg-type]
 
 
+@pytest.fixture(autouse=True)
+def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workspace's, whatever server another test has named."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 def test_a_search_tries_its_own_settings_first_and_goes_on_where_it_stopped(
     packed: Path, tmp_path: Path
 ) -> None:
