@@ -20,7 +20,7 @@ from benchmarks import worker
 from benchmarks.cells import Run
 from benchmarks.results import Record, Results
 from megl_core.errors import DataError, MeglError
-from megl_core.files import read_json
+from megl_core.files import locked, read_json
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Runner:
         """
         self.cache.mkdir(parents=True, exist_ok=True)
         try:
-            with worker.locked(self.cache / "lock", wait=False):
+            with locked(self.cache / "lock", wait=False):
                 self._tidy()
                 yield self
         except BlockingIOError:

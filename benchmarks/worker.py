@@ -1,14 +1,11 @@
 """One run in one process: data, training and evaluation through the functions that the pipeline calls."""
 
-import fcntl
 import os
 import platform
 import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,7 +20,7 @@ from megl_core.data.pack import pack
 from megl_core.data.packed import read_info
 from megl_core.errors import MeglError
 from megl_core.evaluation import Evaluation, evaluate
-from megl_core.files import read_json, sha256_json, write_json
+from megl_core.files import locked, read_json, sha256_json, write_json
 from megl_core.progress import SilentReporter
 from megl_core.training import train
 from megl_core.training.loop import TRAINING_FILE
@@ -99,18 +96,6 @@ def packed_data(config: Config, folder: Path, source: Source) -> Path:
                 dataset, manifest = source.write(config, Path(name))
                 pack(dataset, manifest, packed, config.pack, reporter=SilentReporter())
     return packed
-
-
-@contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold a lock file; it is freed with the process, however that ends.
-
-    Raises:
-        BlockingIOError: another process holds it and `wait` is off.
-    """
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
 
 
 def machine() -> dict[str, str]:

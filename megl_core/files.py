@@ -1,8 +1,9 @@
-"""Files: atomic writes, content digests, and paths that stay inside their folder."""
+"""Files: atomic writes, content digests, locks, and paths that stay inside their folder."""
 
 import contextlib
 import ctypes
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -155,6 +156,21 @@ def atomic_directory(path: Path, *, marker: str) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         _sync(path.parent)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True, shared: bool = False) -> Iterator[None]:
+    """Hold a lock file that other threads and processes wait for; it is freed with the process, however that
+    ends.
+
+    Raises:
+        BlockingIOError: another one holds it and `wait` is off.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as stream:
+        fcntl.flock(stream, kind if wait else kind | fcntl.LOCK_NB)
+        yield
 
 
 def _refuse_to_replace_others(path: Path, marker: str) -> None:

@@ -19,7 +19,7 @@ class Parts:
     """Makes the tasks of one pipeline.
 
     A component's input that has the name of something shared (a section of the configuration, the
-    workspace, a digest that an earlier step returned) gets it; a task names the others only.
+    workspace, an output of an earlier step) gets it; a task names the others only.
     """
 
     def __init__(self, pods: PodsConfig | None, shared: Mapping[str, Any]) -> None:
@@ -48,13 +48,13 @@ class Parts:
         with dsl.ExitHandler(end, name="run"):
             num_gpus = gpus(self.pods) if self.pods else 0
             checked = self.task("prerequisites", gpus=num_gpus)
-            self.shared |= {"code": checked.outputs["code"], "store": checked.outputs["store"]}
+            self._share(checked, "code", "store")
             yield checked
 
     def ingest(self, after: PipelineTask) -> PipelineTask:
         """The dataset, as it is now."""
         ingested = self.task("ingest").after(after)
-        self.shared |= {name: ingested.outputs[name] for name in ("dvc", "labels", "manifest", "dataset")}
+        self._share(ingested, "dvc", "labels", "manifest", "dataset")
         return ingested
 
     def learn(self, digest: Any, **reference: Any) -> None:
@@ -66,28 +66,17 @@ class Parts:
         """
         validated = self.task("validate", digest=digest, **reference)
         packed = self.task("pack", digest=digest).after(validated)
-        data = {"packed": packed.outputs["packed"], "digest": packed.outputs["Output"]}
-        trained = self.task("train", **data)
-        model = {
-            "trained": trained.outputs["trained"],
-            "model_digest": trained.outputs["model_digest"],
-            "run_id": trained.outputs["run_id"],
-        }
-        evaluated = self.task("evaluate", **data, **model)
-        gated = self.task("gate", packed=data["packed"], evaluated=evaluated.outputs["evaluated"])
-        reports = {
-            "evaluated": evaluated.outputs["evaluated"],
-            "validated": validated.outputs["report"],
-            "verdict": gated.outputs["verdict"],
-        }
-        provenance = trained.outputs["provenance"]
-        registered = self.task("register", **model, **reports, provenance=provenance, digest=digest)
+        of_packed = packed.outputs["Output"]
+        self._share(packed, "packed")
+        self._share(self.task("train", digest=of_packed), "trained", "model_digest", "run_id", "provenance")
+        self._share(self.task("evaluate", digest=of_packed), "evaluated")
+        gated = self.task("gate")
+        self._share(gated, "verdict")
+        self.shared["validated"] = validated.outputs["report"]
+        registered = self.task("register", digest=digest)
         promoted = self.task("promote", version=registered.output, passed=gated.outputs["passed"])
-        del model["model_digest"]
-        self.task(
-            "report",
-            **model,
-            **reports,
-            version=registered.output,
-            stage=promoted.output,
-        )
+        self.task("report", version=registered.output, stage=promoted.output)
+
+    def _share(self, task: PipelineTask, *outputs: str) -> None:
+        """Let later tasks have outputs of this one by their names."""
+        self.shared |= {name: task.outputs[name] for name in outputs}

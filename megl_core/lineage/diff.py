@@ -8,10 +8,8 @@ from typing import Any
 from megl_core.data.manifest import read_manifest
 from megl_core.errors import DataError
 from megl_core.files import canonical_json
-from megl_core.lineage.record import Recorded, find_manifest, read_record
+from megl_core.lineage.record import Recorded, kept_manifest, read_record
 from megl_core.provenance.statement import CODE, DATASET, Statement, data_digest, parameters
-from megl_core.registry.connection import connect, mlflow_errors
-from megl_core.registry.history import find_history
 from megl_core.registry.tracking import flatten
 
 # What makes a sample another one, in the user's words.
@@ -105,7 +103,10 @@ def compare_versions(
     """
     one, other = (read_record(name, reference, tracking_uri) for name, reference in (first, second))
     said, says = _statement(one), _statement(other)
-    manifests = [_manifest(recorded, tracking_uri, workspace) for recorded in (one, other)]
+    manifests = [
+        kept_manifest(recorded.version.name, data_digest(statement), tracking_uri, workspace)
+        for recorded, statement in ((one, said), (other, says))
+    ]
     missing = [_title(each) for each, path in zip((one, other), manifests, strict=True) if path is None]
     return Difference(
         first=_title(one),
@@ -149,14 +150,6 @@ def _rows(manifest: Path, ids: list[str]) -> dict[str, dict[str, Any]]:
 
     table = read_manifest(manifest, ["id", *_PARTS.values()], pc.field("id").isin(ids))
     return {row["id"]: row for row in table.to_pylist()}
-
-
-def _manifest(recorded: Recorded, tracking_uri: str, workspace: Path) -> Path | None:
-    client = connect(tracking_uri)
-    with mlflow_errors(tracking_uri, "read the record"):
-        history = find_history(client, recorded.version.name)
-    digest = data_digest(_statement(recorded))
-    return find_manifest(client, history.run_id, digest, workspace) if history and digest else None
 
 
 def _statement(recorded: Recorded) -> Statement:

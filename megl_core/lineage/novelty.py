@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from megl_core.config import Config, RetrainingConfig
-from megl_core.errors import IntegrityError
 from megl_core.files import sha256_file, write_bytes
 from megl_core.lineage.diff import compare_manifests
-from megl_core.lineage.record import find_manifest
+from megl_core.lineage.record import kept_manifest
 from megl_core.progress import get_reporter
-from megl_core.registry.connection import connect, mlflow_errors
-from megl_core.registry.history import find_history
 from megl_core.registry.tracking import resolve_tracking_uri
-from megl_core.registry.versions import RegisteredVersion, champion, list_versions
+from megl_core.registry.versions import RegisteredVersion, list_versions
 from megl_core.registry.vocabulary import TRAINING_DATA_TAG, Stage
 
 REFERENCE_FILE = "manifest.parquet"
@@ -87,10 +84,10 @@ def find_novelty(
     for version in versions:
         if version.tags.get(TRAINING_DATA_TAG) == digest:
             return Novelty(False, f"version {version.version} was trained on these data", version.version)
-    reference = _champion(name, versions, tracking_uri)
+    reference = _champion(versions)
     if reference is None:
         return Novelty(True, "there is no model yet")
-    theirs = _manifest(reference, tracking_uri, workspace)
+    theirs = kept_manifest(name, reference.tags.get(TRAINING_DATA_TAG, ""), tracking_uri, workspace)
     if theirs is None:
         why = f"the data are not those of version {reference.version}, whose manifest is not kept"
         return Novelty(True, why, reference.version)
@@ -103,22 +100,9 @@ def find_novelty(
     return Novelty(bool(reasons), why, reference.version, theirs, changed, drift)
 
 
-def _champion(name: str, versions: list[RegisteredVersion], tracking_uri: str) -> RegisteredVersion | None:
-    try:
-        if found := champion(name, tracking_uri):
-            return found
-    except IntegrityError:  # it was deleted; the audit tells of that, and its data are gone with it
-        pass
+def _champion(versions: list[RegisteredVersion]) -> RegisteredVersion | None:
     standing = [version for version in versions if version.stage in _CHAMPIONS]
     return min(standing, key=lambda one: (_CHAMPIONS.index(one.stage), -one.version), default=None)
-
-
-def _manifest(version: RegisteredVersion, tracking_uri: str, workspace: Path) -> Path | None:
-    digest = version.tags.get(TRAINING_DATA_TAG)
-    client = connect(tracking_uri)
-    with mlflow_errors(tracking_uri, "read the record"):
-        history = find_history(client, version.name)
-    return find_manifest(client, history.run_id, digest, workspace) if history and digest else None
 
 
 def _drift(manifest: Path, reference: Path) -> dict[str, float]:

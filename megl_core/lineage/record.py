@@ -95,6 +95,17 @@ def parse_reference(text: str) -> tuple[str, str]:
     return name, reference
 
 
+def kept_manifest(name: str, digest: str, tracking_uri: str, workspace: Path) -> Path | None:
+    """The manifest of a dataset that a version of a model was made of, by its root digest.
+
+    None where neither the workspace nor the model's record has it.
+    """
+    client = connect(tracking_uri)
+    with mlflow_errors(tracking_uri, "read the record"):
+        history = find_history(client, name)
+    return find_manifest(client, history.run_id, digest, workspace) if history and digest else None
+
+
 def find_manifest(client: "MlflowClient", run_id: str, digest: str, workspace: Path) -> Path | None:
     """The manifest of a dataset by its root digest: the workspace's, else the record's, which is kept there.
 

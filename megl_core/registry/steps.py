@@ -292,8 +292,7 @@ def promote_if_passed(
         try:
             current = promote_judged(name, version, target, config, uri, reason=reason)
         except ApprovalMissingError as error:
-            with contextlib.suppress(ConfigError):  # it was asked for already
-                request(name, version, target, uri, reason=reason)
+            _ask_for_approval(name, version, target, uri, reason)
             reporter.message(f"waiting: {error.what}")
         except GateError as error:
             reporter.message(f"not promoted: {error.what}")
@@ -319,8 +318,7 @@ def promote_or_fail(
         try:
             current = promote_judged(name, current.version, target, config, uri, reason=reason)
         except ApprovalMissingError:
-            with contextlib.suppress(ConfigError):  # it was asked for already
-                request(name, current.version, target, uri, reason=reason)
+            _ask_for_approval(name, current.version, target, uri, reason)
             raise
     get_reporter().message(f"version {current.version} is in stage {current.stage}")
     return {
@@ -330,6 +328,11 @@ def promote_or_fail(
         "stage": current.stage.value,
         "tracking_uri": redact(uri),
     }
+
+
+def _ask_for_approval(name: str, version: int, stage: Stage, tracking_uri: str, reason: str) -> None:
+    with contextlib.suppress(ConfigError):  # it was asked for already
+        request(name, version, stage, tracking_uri, reason=reason)
 
 
 def promote_judged(

@@ -52,7 +52,8 @@ def train_anywhere(
     if config.cluster.exchange is not None:
         return train_on_nodes(order, data, output, config, workspace, provenance)
     checkpoints = workspace / "checkpoints"
-    if (config.cluster.processes_per_node or 1) > 1:
+    processes = config.cluster.processes_per_node or 1
+    if processes > 1:
         with tempfile.TemporaryDirectory(prefix="megl-") as folder:
             assignment = Assignment(
                 order=order,
@@ -63,7 +64,7 @@ def train_anywhere(
                 workspace=workspace,
                 folder=Path(folder),
             )
-            return _train_in_processes(assignment, config.cluster.processes_per_node or 1)
+            return _train_in_processes(assignment, processes)
     result = train_tracked(
         data,
         output,

@@ -5,18 +5,18 @@ that is uploaded anew is never mixed with its predecessor.
 """
 
 import contextlib
-import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Self
 
 from megl_core.config import StorageConfig
-from megl_core.errors import ConfigError, DataError
-from megl_core.storage.s3 import fetch, join, open_client, read_index
+from megl_core.errors import ConfigError
+from megl_core.files import locked
+from megl_core.storage.s3 import fetch, join, open_client, require_index
 
 _ABANDONED = 3600.0  # seconds after which a part that nobody writes to may go
 
@@ -37,14 +37,7 @@ class FolderCache:
         self.where = uri
         self._config = config
         self._client = open_client(config)
-        files = read_index(self._client, uri)
-        if files is None:
-            raise DataError(
-                "there is no complete folder at this address",
-                where=uri,
-                fix=f"upload it: megl data upload FOLDER {uri}",
-            )
-        self._files = files
+        self._files = require_index(self._client, uri)
         self._folder = config.cache or _default_folder()
         self._limit = config.cache_mb << 20
         self._require_room()
@@ -97,7 +90,7 @@ class FolderCache:
     def _fetched(self, name: str) -> BinaryIO:
         """Fetch a file, once for all processes, and open it before another one may remove it."""
         path, file = self._path(name), self._files[name]
-        with _locked(self._folder / f".{path.name}.lock"):
+        with locked(self._folder / f".{path.name}.lock"):
             if not path.exists():
                 self._make_room(file.size)
                 fetch(self._client, join(self.where, name), path, file, self._config, self._stop)
@@ -105,7 +98,7 @@ class FolderCache:
 
     def _make_room(self, size: int) -> None:
         """Remove what was not opened for the longest time, until `size` bytes fit."""
-        with _locked(self._folder / ".room.lock"):
+        with locked(self._folder / ".room.lock"):
             found = _files_in(self._folder)
             excess = sum(status.st_size for status in found.values()) + size - self._limit
             for path, status in sorted(found.items(), key=lambda item: item[1].st_mtime_ns):
@@ -152,11 +145,3 @@ def _files_in(folder: Path) -> dict[Path, os.stat_result]:
             if path.suffix != ".lock":
                 found[path] = path.stat()
     return found
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that other threads and processes wait for; it ends with the process."""
-    with path.open("wb") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -107,7 +107,7 @@ def upload_folder(folder: Path, uri: str, config: StorageConfig) -> None:
     """
     files = _describe(folder)
     client = open_client(config)
-    if read_index(client, uri) == files:
+    if _read_index(client, uri) == files:
         return
     with _problems(uri):
         client.delete_object(**_place(join(uri, INDEX)))
@@ -124,7 +124,7 @@ def list_folder(uri: str, config: StorageConfig) -> dict[str, StoredFile]:
         DataError: no complete folder there.
         UnavailableError: the store does not answer, or refuses.
     """
-    return _complete(open_client(config), uri)
+    return require_index(open_client(config), uri)
 
 
 def download_file(uri: str, file: Path, config: StorageConfig) -> None:
@@ -150,7 +150,7 @@ def download_folder(uri: str, folder: Path, config: StorageConfig) -> None:
         MeglError: something else lies at `folder`.
     """
     client = open_client(config)
-    files = _complete(client, uri)
+    files = require_index(client, uri)
     if folder.is_dir() and _is_whole(folder, files):
         return
     partial = folder.parent / f".{folder.name}.partial"
@@ -261,8 +261,14 @@ def _has(path: Path, file: StoredFile) -> bool:
     return path.is_file() and path.stat().st_size == file.size and sha256_file(path) == file.sha256
 
 
-def _complete(client: Any, uri: str) -> dict[str, StoredFile]:
-    files = read_index(client, uri)
+def require_index(client: Any, uri: str) -> dict[str, StoredFile]:
+    """What the folder at an address holds.
+
+    Raises:
+        DataError: there is no complete folder.
+        UnavailableError: the store does not answer, or refuses.
+    """
+    files = _read_index(client, uri)
     if files is None:
         raise DataError(
             "there is no complete folder at this address",
@@ -272,13 +278,8 @@ def _complete(client: Any, uri: str) -> dict[str, StoredFile]:
     return files
 
 
-def read_index(client: Any, uri: str) -> dict[str, StoredFile] | None:
-    """What the folder at an address holds; None: nothing complete.
-
-    Raises:
-        DataError: the index is none.
-        UnavailableError: the store does not answer, or refuses.
-    """
+def _read_index(client: Any, uri: str) -> dict[str, StoredFile] | None:
+    """What the folder at an address holds; None: nothing complete."""
     address = join(uri, INDEX)
     with _problems(uri):
         if not _is_there(client, address):

@@ -27,16 +27,16 @@ from megl_core.data.contract import VAL
 from megl_core.data.packed import PackedDataset, PackedFiles, read_info
 from megl_core.data.streaming import open_packed
 from megl_core.errors import DataError, MeglError, UnavailableError
-from megl_core.files import write_json, write_text
+from megl_core.files import locked, write_json, write_text
 from megl_core.progress import Bar, Reporter, get_reporter
 from megl_core.registry.tracking import Tracker, end_run, start_run
 from megl_core.tuning.space import Space, overrides
 from megl_core.tuning.study import (
     Attempt,
+    alone,
     best_score,
     ended,
     fail,
-    locked,
     mend_journal,
     open_study,
     require_same,
@@ -99,7 +99,7 @@ def tune(
         _require_measurable(files, space)
         digest = read_info(files).digest
     reporter = reporter or get_reporter()
-    with locked(folder / "lock", wait=False):
+    with alone(folder):
         study, cut_off = _begin(digest, space, config, folder)
         with _search_run(study, config, workspace, track) as tracker:
             parent = tracker.run_id if tracker else None

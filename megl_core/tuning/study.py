@@ -1,10 +1,9 @@
 """The study: what has been tried, in a journal that several processes write and that outlives them."""
 
-import fcntl
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from megl_core.code import code_digest
 from megl_core.config import Config, changed
 from megl_core.errors import ConfigError, UnavailableError
+from megl_core.files import locked
 from megl_core.tuning.space import Choices, Range, Space, Value, is_near_whole, overrides
 
 if TYPE_CHECKING:
@@ -219,21 +219,19 @@ def suggest(trial: "Trial", name: str, values: Range | Choices) -> Value:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = True, shared: bool = False) -> Iterator[None]:
-    """Hold a lock file; it is freed with the process, however that ends.
+def alone(folder: Path) -> Iterator[None]:
+    """Search in a folder in which nobody else searches.
 
     Raises:
-        UnavailableError: another process holds it and `wait` is off.
+        UnavailableError: another process does.
     """
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(stream, kind if wait else kind | fcntl.LOCK_NB)
+            stack.enter_context(locked(folder / "lock", wait=False))
         except BlockingIOError:
             raise UnavailableError(
                 "another process searches here",
-                where=str(path.parent),
+                where=str(folder),
                 fix="wait for it, or use another folder",
             ) from None
         yield

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from megl_core.config import Config, changed
 from megl_core.errors import MeglError, UnavailableError
+from megl_core.files import locked
 from megl_core.progress import SilentReporter
 from megl_core.registry.tracking import Tracker, start_run
 from megl_core.training import train
 from megl_core.tuning.space import Space, overrides
-from megl_core.tuning.study import locked, next_trial, open_study, origin, suggest
+from megl_core.tuning.study import next_trial, open_study, origin, suggest
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
