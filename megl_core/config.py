@@ -363,7 +363,7 @@ class TrainConfig(Section):
     keep_checkpoints: int = Field(2, ge=1)
     stall_seconds: float = Field(30.0, gt=0)
     """A step without progress for so long is reported; processes stop waiting for one that is stuck."""
-    num_workers: int = Field(2, ge=0)
+    num_workers: int = Field(1, ge=0)
     """Threads of a process that decode, augment and tokenize ahead of the step; 0: the step waits for it."""
     cache_mb: int = Field(2048, ge=0)
     """Decoded pixels that a process keeps in memory, in MiB; others are decoded whenever they are drawn."""
