@@ -20,6 +20,9 @@ from megl_core.errors import ConfigError, UnavailableError
 _PATIENCE = timedelta(hours=1)
 """For a process that has much to do before it joins, such as hashing the data."""
 _GROUPS = itertools.count()  # a process may train more than once
+_ended: list[Any] = []
+"""Groups that were left. Whoever frees a gloo group waits for its threads while it holds the interpreter, and
+they may wait for the interpreter to free a tensor: so nobody frees one before the process ends."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def process_group(device: str, stall_seconds: float) -> Iterator[Process]:
     try:
         yield process
     finally:
+        _ended.append(dist.group.WORLD)
         dist.destroy_process_group()
 
 

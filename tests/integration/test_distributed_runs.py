@@ -198,3 +198,37 @@ def test_a_loss_that_explodes_names_the_images_of_all_processes(in_two: Callable
     assert "is not finite at step" in told[0]
     assert len(named[1].split(", ")) == CONFIG.batch_size
     assert not in_two("exploding").exists()
+
+
+LEAVING = """
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from megl_core.training.distributed import process_group
+
+def leave():
+    with process_group("cpu", 30.0) as process:
+        model = DistributedDataParallel(torch.nn.Linear(4, 4))
+        model(torch.rand(2, 4)).sum().backward()
+        raise ValueError(process.gather(["an id"] * 20))
+
+for _ in range(40):
+    try:
+        leave()
+    except ValueError:
+        pass
+"""
+
+
+def test_a_failed_training_does_not_hang_where_its_memory_is_freed(tmp_path: Path) -> None:
+    """Freed at once, the group of processes met its own threads at the interpreter's lock now and then."""
+    script = tmp_path / "leaving.py"
+    script.write_text(LEAVING)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run(
+        [*command, str(script)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        timeout=300,
+        check=True,
+    )
