@@ -10,7 +10,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,8 @@ class Job:
     seed: int
     code: str
     parent_run: str | None
+    environment: dict[str, str] = field(repr=False)
+    """Of the search: what processes are forked from keeps that of the first search."""
 
 
 def work(job: Job, number: int) -> None:
@@ -56,6 +58,8 @@ def work(job: Job, number: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_parent()
+    os.environ.clear()
+    os.environ.update(job.environment)
     with locked(job.folder / WORKERS_LOCK, shared=True):
         study = open_study(job.folder)
         while (trial := next_trial(study, job.folder, job.trials, job.seed, number)) is not None:

@@ -87,12 +87,13 @@ def test_the_registered_model_says_what_the_trained_one_says(
     import pandas as pd
 
     from megl_core import MEGL
+    from megl_core.registry.connection import global_uri
 
-    mlflow.set_tracking_uri(first["tracking_uri"])
-    model = mlflow.pyfunc.load_model("models:/megl@staging")
     image = workspace.dataset / "images" / "ood-00003.png"
+    with global_uri(first["tracking_uri"]):
+        model = mlflow.pyfunc.load_model("models:/megl@staging")
+        seen = MEGL.from_pretrained("models:/megl@staging").explain(image)[0]
     row = model.predict(pd.DataFrame({"image": [image.read_bytes()]})).iloc[0]
-    seen = MEGL.from_pretrained("models:/megl@staging").explain(image)[0]
     assert (row["label"], row["rationale"]) == (seen.label, seen.rationale)
     assert row["probability"] == pytest.approx(seen.probability)
     assert row["label"] in {"round", "boxy", "pointed", "crossed"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,12 +57,6 @@ SPACE = Space(
 def searched(packed: Path, folder: Path, trials: int, **options: object) -> Tuned:
     settings = {"track": False, "reporter": SilentReporter()} | options
     return tune(packed, SPACE, QUICK, folder / "tune", folder, trials=trials, **settings)  # type: ignore[arg-type]
-
-
-@pytest.fixture(autouse=True)
-def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The workspace's, whatever server another test has named."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 def test_a_search_tries_its_own_settings_first_and_goes_on_where_it_stopped(
@@ -164,7 +159,13 @@ def test_a_score_of_masks_needs_masks(packed: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "tune").exists()
 
 
-def test_every_trial_is_a_run_below_that_of_the_search(packed: Path, tmp_path: Path) -> None:
+def test_every_trial_is_a_run_below_that_of_the_search(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
+    searched(packed, tmp_path, 1, track=True)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # later searches of this process go to the workspace's store
+    shutil.rmtree(tmp_path / "tune")
     searched(packed, tmp_path, 2, track=True)
     result = searched(packed, tmp_path, 3, track=True)
     runs = runs_of_search(tmp_path)
@@ -180,11 +181,14 @@ def test_every_trial_is_a_run_below_that_of_the_search(packed: Path, tmp_path: P
     assert children["0"].data.params["objective.visual"] == str(result.attempts[0].values["objective.visual"])
 
 
-def test_a_trial_that_is_worse_than_the_others_is_stopped_early(packed: Path, tmp_path: Path) -> None:
+def test_a_trial_that_is_worse_than_the_others_is_stopped_early(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a rate of nearly nothing; the median of the first five is that of trials that learn."""
     space = Space(
         parameters={"train.learning_rate": Choices(choices=[0.003, 1e-9])}, score={"val_energy_in_mask": 1}
     )
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     config = changed(QUICK, ["train.epochs=3"])
     result = tune(packed, space, config, tmp_path / "tune", tmp_path, trials=9, reporter=SilentReporter())
     pruned = [attempt.number for attempt in result.attempts if attempt.state == "pruned"]
