@@ -73,7 +73,7 @@ def apply(objects: Sequence[Object]) -> None:
 
 @pytest.fixture(scope="session")
 def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
-    """The dev overlay with database, bucket and MLflow server, all ready; gone afterwards."""
+    """The dev overlay with database, bucket and MLflow server, all ready; its deletion is not waited for."""
     image = require_cluster_and_images()
     name = f"megl-test-{secrets.token_hex(3)}"
     folder = tmp_path_factory.mktemp("overlay")
@@ -88,7 +88,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
         wait_until_ready(made)
         yield made
     finally:
-        kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=true", timeout=180)
+        kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
 
 
 def require_cluster_and_images() -> str:

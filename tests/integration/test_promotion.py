@@ -362,16 +362,15 @@ def test_a_first_registration_leaves_the_champion_of_others_in_place(
 
 @pytest.mark.service
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_record_whose_beginning_was_killed_at_any_write(
-    name: str, line: Line, mlflow_server: MLflowServer, after: bool
+    name: str, line: Line, mlflow_server: MLflowServer
 ) -> None:
     number, struck = 0, True
     while struck:
         number += 1
         model = in_production_without_record(f"{name}-{number}", mlflow_server.uri)
         process = interrupted.start(interrupted.move, model, 2, "Production", line.uri)
-        line.strike = Strike(number, act=lambda process=process: interrupted.kill(process), after=after)
+        line.strike = Strike(number, act=lambda process=process: interrupted.kill(process))
         process.join(timeout=120)
         struck = line.strike.struck
         move(model, 2, Stage.PRODUCTION, mlflow_server.uri)
