@@ -84,9 +84,13 @@ class LocalFiles:
     def __init__(self, root: Path) -> None:
         self.where = str(root)
         self._root = root
+        self._paths: dict[str, Path] = {}  # resolved once: a shard is opened for every image
 
     def open(self, name: str) -> BinaryIO:
-        return resolve_inside(self._root, name).open("rb")
+        path = self._paths.get(name)
+        if path is None:
+            path = self._paths[name] = resolve_inside(self._root, name)
+        return path.open("rb")
 
     def ahead(self, names: Iterable[str]) -> None:
         """Nothing needs to be fetched."""
@@ -265,7 +269,7 @@ class PackedDataset:
 
     def _row(self, index: int) -> dict[str, Any]:
         batch, place = self._find(index)
-        row = batch.select(_ROW).slice(place, 1).to_pylist()[0]
+        row = {name: batch[name][place].as_py() for name in _ROW}
         return row | {"explanations": tuple(row["explanations"]), "extra": json.loads(row["extra"])}
 
     def _open(self, name: str) -> BinaryIO:

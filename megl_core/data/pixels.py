@@ -10,7 +10,7 @@ from torch import Tensor
 
 from megl_core.data.images import decode_image, decode_mask
 from megl_core.data.mixing import remove_object
-from megl_core.data.packed import PackedDataset
+from megl_core.data.packed import Annotation, PackedDataset
 from megl_core.data.sampling import Indices
 from megl_core.data.transforms import image_to_tensor, mask_to_tensor
 from megl_core.errors import DataError
@@ -68,11 +68,7 @@ class PixelStore:
 
     def mask(self, index: int) -> Tensor:
         """The mask alone, without a look at the image."""
-        annotation = self.data.annotation(index)
-        if annotation.mask is None:
-            return self._no_mask
-        with self._naming(annotation.id, "mask"):
-            return mask_to_tensor(decode_mask(annotation.mask), self.size)
+        return self._decode_mask(self.data.annotation(index))
 
     def background(self, index: int) -> Tensor:
         """The image (3, S, S) uint8 of an annotated row without its object."""
@@ -86,10 +82,17 @@ class PixelStore:
         self.data.ahead(np.array(missing, dtype=np.int64))
 
     def _decode(self, index: int) -> tuple[Tensor, Tensor]:
+        annotation = self.data.annotation(index)
         content = self.data.image(index)
-        with self._naming(self.data.annotation(index).id, "image"):
+        with self._naming(annotation.id, "image"):
             image = image_to_tensor(decode_image(content), self.size)
-        return image, self.mask(index)
+        return image, self._decode_mask(annotation)
+
+    def _decode_mask(self, annotation: Annotation) -> Tensor:
+        if annotation.mask is None:
+            return self._no_mask
+        with self._naming(annotation.id, "mask"):
+            return mask_to_tensor(decode_mask(annotation.mask), self.size)
 
     @contextmanager
     def _naming(self, name: str, kind: str) -> Iterator[None]:

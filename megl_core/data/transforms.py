@@ -19,7 +19,7 @@ def image_to_tensor(image: "Image", size: int) -> Tensor:
     rgb = image.convert("RGB")
     if rgb.size != (size, size):
         rgb = rgb.resize((size, size), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.asarray(rgb).transpose(2, 0, 1).copy())
 
 
 def mask_to_tensor(mask: NDArray[np.bool_], size: int) -> Tensor:
