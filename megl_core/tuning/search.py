@@ -9,7 +9,6 @@ A trial's score is that of its last epoch on the validation split. Nothing else 
 """
 
 import multiprocessing
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -105,16 +104,7 @@ def tune(
         with _search_run(study, config, workspace, track) as tracker:
             parent = tracker.run_id if tracker else None
             job = Job(
-                data,
-                space,
-                config,
-                folder,
-                workspace,
-                trials,
-                config.train.seed,
-                code_digest(),
-                parent,
-                dict(os.environ),
+                data, space, config, folder, workspace, trials, config.train.seed, code_digest(), parent
             )
             for trial in cut_off:
                 _close_run(trial, job)

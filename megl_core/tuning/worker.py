@@ -46,8 +46,8 @@ class Job:
     seed: int
     code: str
     parent_run: str | None
-    environment: dict[str, str] = field(repr=False)
-    """Of the search: what processes are forked from keeps that of the first search."""
+    environment: dict[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
+    """Of whoever makes the job: what processes are forked from keeps that of the first search."""
 
 
 def work(job: Job, number: int) -> None:

@@ -164,6 +164,7 @@ def test_every_trial_is_a_run_below_that_of_the_search(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
     searched(packed, tmp_path, 1, track=True)
+    assert len(runs_of_search(tmp_path)) == 2  # the search and its trial
     monkeypatch.delenv("MLFLOW_TRACKING_URI")  # later searches of this process go to the workspace's store
     shutil.rmtree(tmp_path / "tune")
     searched(packed, tmp_path, 2, track=True)
