@@ -72,7 +72,7 @@ def step_of(parts: Parts, config: Config) -> Work:
     def step() -> None:
         images, targets = next(batches)
         parts.optimizer.zero_grad(set_to_none=True)
-        gradients.compute(images, targets, 0.5, _seed)
+        gradients.compute(images, targets, 0.5, CPU.seed)
         clip_gradients(parameters, config.train.clip_norm)
         parts.optimizer.step()
 
@@ -122,10 +122,6 @@ def decoder_step(parts: Parts, config: Config) -> Work:
         optimizer.step()
 
     return step
-
-
-def _seed(part: int) -> None:
-    torch.manual_seed(part)
 
 
 def built(data: Path, config: Config) -> Parts:

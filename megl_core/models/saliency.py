@@ -45,7 +45,8 @@ def class_weights(weight: Tensor, target: Tensor, logits: Tensor, kind: Saliency
 
 def class_map(features: Tensor, weights: Tensor) -> Tensor:
     """M (B, h, w): each cell's evidence for the class, `weights` (B, K) against `features` (B, K, h, w)."""
-    return torch.einsum("bk,bkhw->bhw", weights, features)
+    rows = torch.bmm(weights[:, None], features.flatten(2))
+    return rows.reshape(len(features), *features.shape[2:])
 
 
 def display_form(saliency: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def marginal_loss(
     """
     (mean,), (count,) = _means("marginal", saliency, unannotated, labels, reference, others)
     distance = (mean - reference).abs().mean()
-    return torch.where(count > 0, distance, mean.sum() * 0.0)
+    return distance * (count > 0)
 
 
 def class_loss(
@@ -73,7 +73,7 @@ def spatial_loss(
     (mean,), (count,) = _means("spatial", saliency, unannotated, labels, reference, others)
     share = _distribution(mean)
     divergence = (share * (share / reference).log()).sum()
-    return torch.where(count > 0, divergence, mean.sum() * 0.0)
+    return divergence * (count > 0)
 
 
 CONSISTENCIES: Mapping[ConsistencyKind, ConsistencyLoss] = {
@@ -134,7 +134,7 @@ def _means(
     """Means (G, P) of the groups over all processes, zero for empty ones, and their sizes (G,)."""
     sums = unannotated_sums(kind, saliency, unannotated, labels, reference)
     sums = global_sum(sums if others is None else sums + others)
-    counts = sums[:, -1]
+    counts = sums[:, -1].detach()  # they depend on no map
     return sums[:, :-1] / counts.clamp(min=1)[:, None], counts
 
 

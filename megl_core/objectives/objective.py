@@ -11,7 +11,7 @@ from megl_core.data.tokenizer import IGNORE
 from megl_core.models.megl import Output
 from megl_core.objectives.alignment import ALIGNMENTS, OF_PIXELS, AlignmentLoss
 from megl_core.objectives.consistency import CONSISTENCIES, unannotated_sums
-from megl_core.objectives.reduce import global_sum, masked_mean
+from megl_core.objectives.reduce import global_mean, global_sum, masked_mean
 from megl_core.objectives.region import region_loss, says_where
 from megl_core.objectives.text import token_losses
 
@@ -118,10 +118,9 @@ class Objective(nn.Module):
         """
         config = self.config
         whole = whole or whole_batch(targets)
-        everyone = torch.ones_like(targets.labels)
         smoothing = config.label_smoothing
         losses = F.cross_entropy(output.logits, targets.labels, reduction="none", label_smoothing=smoothing)
-        terms = {"classification": masked_mean(losses, everyone, whole.samples)}
+        terms = {"classification": global_mean(losses, whole.samples)}
         if self.alignment is not None:
             losses = self.alignment(output, targets.masks.to(output.saliency.dtype) / 255)
             terms["visual"] = masked_mean(losses, targets.has_mask, whole.annotated)
@@ -137,14 +136,15 @@ class Objective(nn.Module):
             terms["text"] = masked_mean(losses, following != IGNORE, whole.words)
         if config.region > 0 and targets.regions is not None:
             terms["region"] = region_loss(output.saliency, targets.regions, targets.has_mask, whole.regions)
-        weights = self._weights(progress)
-        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        total = terms["classification"]
+        for name, weight in self._weights(progress).items():
+            if name in terms:
+                total = torch.add(total, terms[name], alpha=weight)
         return {"loss": total, **terms}
 
     def _weights(self, progress: float) -> dict[str, float]:
         config = self.config
         return {
-            "classification": 1.0,
             "visual": config.visual * ramp(progress, config.visual_warmup),
             "consistency": config.consistency * ramp(progress, config.consistency_warmup),
             "text": config.text * ramp(progress, config.text_warmup),

@@ -40,10 +40,9 @@ class _AllReduce(torch.autograd.Function):
 
 
 def masked_mean(values: Tensor, keep: Tensor, count: Tensor | None = None) -> Tensor:
-    """The mean of the kept values over all processes, scaled for gradient averaging.
+    """The mean of the kept values over all processes, scaled as `global_mean`.
 
-    DistributedDataParallel divides the summed gradients by the number of processes W; the local loss is
-    therefore W * local sum / global count. With nothing kept anywhere it is zero, with zero gradients.
+    With nothing kept anywhere it is zero, with zero gradients.
 
     Args:
         values: (...) one loss each.
@@ -54,7 +53,17 @@ def masked_mean(values: Tensor, keep: Tensor, count: Tensor | None = None) -> Te
     keep = keep.to(values.dtype)
     if count is None:
         count = global_sum(keep.sum().detach())
-    return (values * keep).sum() * world_size() / count.clamp(min=1)
+    return global_mean(values * keep, count)
+
+
+def global_mean(values: Tensor, count: Tensor) -> Tensor:
+    """The mean over all processes of values of which `count` count and the others are zero.
+
+    DistributedDataParallel divides the summed gradients by the number of processes W; the local loss is
+    therefore W * local sum / global count.
+    """
+    local = values.sum() / count.clamp(min=1)
+    return local if world_size() == 1 else local * world_size()
 
 
 def is_distributed() -> bool:

@@ -42,6 +42,16 @@ class Process:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    def seed(self, number: int) -> None:
+        """Seed whatever random numbers a step draws.
+
+        `torch.manual_seed` takes about a hundredth of a small model's step: it keeps the seed, with a stack
+        trace, for every kind of device that is not in use.
+        """
+        torch.default_generator.manual_seed(number)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(number)
+
     def meet(self, place: str) -> None:
         """Wait until all processes are here, for as long as it takes. A place serves once in a run."""
         if self.world == 1:

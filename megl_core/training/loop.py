@@ -407,4 +407,4 @@ class _Loop:
     def _seed(self, part: int) -> None:
         """Dropout differs between steps, processes and parts; a resumed run repeats it."""
         sequence = np.random.SeedSequence([self._config.seed, self._run.step, self._process.rank, part])
-        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        self._process.seed(int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)))
