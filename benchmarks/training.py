@@ -2,6 +2,7 @@
 
     python -m benchmarks.training                    all of it, about a quarter of an hour on two cores
     python -m benchmarks.training --only steps       one section; the others stay as they were
+    python -m benchmarks.training --only gpu         where there is a GPU; without it this section is left out
     python -m benchmarks.training --quick            a tenth of it, to see that it works; see --help
     python -m benchmarks.training --page             the page alone, from the results that exist
 
@@ -16,9 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
 from benchmarks.command import start
+from benchmarks.training_gpu import measure_gpu
 from benchmarks.training_loader import measure_loader
 from benchmarks.training_maps import measure_maps
 from benchmarks.training_page import write_page
@@ -35,6 +38,7 @@ RESULTS = REPOSITORY / "benchmarks" / "results" / "training.json"
 PAGE = REPOSITORY / "docs" / "benchmarks" / "training.md"
 QUICK_FOLDER = REPOSITORY / "runs" / "benchmark-training"
 
+GPU = "gpu"
 SECTIONS: Mapping[str, Callable[[Size, Path], dict[str, list[float]]]] = {
     "steps": measure_steps,
     "maps": lambda size, _: measure_maps(size),
@@ -42,6 +46,7 @@ SECTIONS: Mapping[str, Callable[[Size, Path], dict[str, list[float]]]] = {
     "pipeline": measure_pipeline,
     "loader": measure_loader,
     "scaling": measure_scaling,
+    GPU: measure_gpu,
 }
 
 
@@ -66,12 +71,14 @@ def main(
 
 
 def chosen(only: str | None) -> list[str]:
-    """The sections that a comma-separated list names; all of them where there is none.
+    """The sections that a comma-separated list names; where there is none, all that can run here.
 
     Raises:
         ConfigError: there is no such section.
     """
-    names = list(SECTIONS) if only is None else only.split(",")
+    if only is None:
+        return [name for name in SECTIONS if name != GPU or torch.cuda.is_available()]
+    names = only.split(",")
     for name in names:
         if name not in SECTIONS:
             raise ConfigError(

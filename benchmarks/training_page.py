@@ -1,11 +1,13 @@
 """The page of the benchmark of the training: docs/benchmarks/training.md."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import lines, paragraphs, table
 from benchmarks.timing import Spread, ratios, spread_of
+from benchmarks.training_gpu import ALL_TERMS, BATCH, COMPILED, EAGER, PEAK, SIDE
 from benchmarks.training_loader import CACHE_MB, STEP
 from benchmarks.training_maps import AUTOGRAD, CLOSED, LOOP
 from benchmarks.training_plan import VARIANTS
@@ -103,6 +105,16 @@ is the second rate over twice the first: below 0.5, two processes are slower tha
 cores to show what they can do. Each batch norm is a meeting of the processes, at which one waits while the
 other is kept off its core; where the machine was busy, this says nothing of one that is not."""
 
+_GPU = f"""\
+Steps on batches of {BATCH} images of {SIDE} pixels that are at hand, in bfloat16, each with the GPU to
+itself; encoders of the published shapes with random weights. *All terms* holds all our losses and the small
+decoder, over the *plain classifier* in the same mode. FLOP are those of a step without compilation, its
+backward pass included and a fused GRU left out; MFU is their rate over what the maker tells for dense
+bfloat16."""
+_NO_GPU = """\
+Not measured: none was at hand. `make benchmark-training ARGS="--only gpu"` does it, for a ResNet-50 and a
+ViT-B/16 at 224 pixels; its code ran on a CPU with tiny encoders only."""
+
 
 def write_page(sections: Mapping[str, Any], path: Path) -> None:
     """Write what there is of the page, in Markdown."""
@@ -119,12 +131,15 @@ def page(sections: Mapping[str, Any]) -> str:
         "pipeline": ("The pipeline's overhead", _pipeline),
         "loader": ("The loader", _loader),
         "scaling": ("Two processes", _scaling),
+        "gpu": ("A step on a GPU", _gpu),
     }
     written = [
         paragraphs(f"## {title}", _provenance(sections[name]), part(measured[name]))
         for name, (title, part) in parts.items()
         if name in measured
     ]
+    if "gpu" not in measured:
+        written.append(paragraphs("## A step on a GPU", _NO_GPU))
     return (
         paragraphs(
             "# Benchmark of the training",
@@ -332,6 +347,23 @@ def _scaling(measured: Measured) -> str:
     return paragraphs(_SCALING, table(columns, rows))
 
 
+def _gpu(measured: Measured) -> str:
+    counted = f"/{PLAIN}/FLOP"
+    encoders = [name.removesuffix(counted) for name in measured if name.endswith(counted)]
+    rows = []
+    for encoder, mode, step in itertools.product(encoders, (EAGER, COMPILED), (PLAIN, ALL_TERMS)):
+        name = f"{encoder}/{step}/{mode}"
+        rates = measured[f"{name}/images/s"]
+        plain = spread_of(measured[f"{encoder}/{PLAIN}/{mode}/images/s"]).median
+        work = spread_of(rates).median * measured[f"{encoder}/{step}/FLOP"][0]
+        share = f"{work / measured[PEAK][0]:.0%}" if PEAK in measured else "-"
+        memory = f"{measured[f'{name}/memory'][0] / 1e9:.1f}" if f"{name}/memory" in measured else "-"
+        over = plain / spread_of(rates).median
+        rows.append([encoder, step, mode, _spread(rates), f"{over:.3f}", f"{work / 1e12:.1f}", share, memory])
+    columns = ["encoder", "step", "mode", "images/s", "over the plain one's", "TFLOP/s", "MFU", "memory, GB"]
+    return paragraphs(_GPU, table(columns, rows))
+
+
 def _models(measured: Measured) -> list[str]:
     """The models of names such as `32 px/classifier`."""
     return list(dict.fromkeys(name.partition("/")[0] for name in measured))
@@ -340,10 +372,10 @@ def _models(measured: Measured) -> list[str]:
 def _provenance(section: Mapping[str, Any]) -> str:
     """When and where, by what code, and how busy the machine was when it began."""
     machine, repetitions = section["machine"], max(map(len, section["measured"].values()))
-    cores = machine["cores"]
+    cores = machine["cores"] + " cores" + (f", {machine['gpu']}" if "gpu" in machine else "")
     busy = section["load"] > 0.5
     return lines(
-        f"- {section['finished']}, {machine['processor']}, {cores} cores, torch {machine['torch']}, "
+        f"- {section['finished']}, {machine['processor']}, {cores}, torch {machine['torch']}, "
         f"python {machine['python']}, code {section['code'][:12]}",
         f"- repetitions: {repetitions}; "
         + (

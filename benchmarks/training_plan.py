@@ -86,15 +86,20 @@ QUICK = Size(
 
 def configuration(model: str, variant: str, size: Size) -> Config:
     """The defaults with a model, a variant and a number of images."""
+    return configured(size.images, {**MODELS[model], **VARIANTS[variant]})
+
+
+def configured(num_images: int, overrides: Overrides) -> Config:
+    """The defaults with a number of images and some settings."""
     data = {
-        "data.scenes.num_train": size.images,
-        "data.scenes.num_val": max(16, size.images // 8),
-        "data.scenes.num_test": max(16, size.images // 2),
+        "data.scenes.num_train": num_images,
+        "data.scenes.num_val": max(16, num_images // 8),
+        "data.scenes.num_test": max(16, num_images // 2),
         "train.device": "cpu",
         "train.checkpoint_seconds": 3600.0,
     }
-    overrides = {**data, **MODELS[model], **VARIANTS[variant]}
-    return load_config(None, [f"{name}={json.dumps(value)}" for name, value in overrides.items()])
+    changes = [f"{name}={json.dumps(value)}" for name, value in {**data, **overrides}.items()]
+    return load_config(None, changes)
 
 
 def packed_scenes(config: Config, folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -62,7 +63,7 @@ def operators(work: Work) -> float:
     return float(sum(event.count for event in profiler.key_averages() if event.key.startswith("aten::")))
 
 
-def step_of(parts: Parts, config: Config) -> Work:
+def step_of(parts: Parts, config: Config, process: Process = CPU) -> Work:
     """A training step as the loop does it, on batches that are at hand."""
     batches = _prepared(parts)
     gradients = Gradients(parts.step, parts.step, config.train)
@@ -72,7 +73,7 @@ def step_of(parts: Parts, config: Config) -> Work:
     def step() -> None:
         images, targets = next(batches)
         parts.optimizer.zero_grad(set_to_none=True)
-        gradients.compute(images, targets, 0.5, CPU.seed)
+        gradients.compute(images, targets, 0.5, process.seed)
         clip_gradients(parameters, config.train.clip_norm)
         parts.optimizer.step()
 
@@ -84,12 +85,17 @@ def plain_step(parts: Parts, config: Config) -> Work:
     batches = _prepared(parts)
     backbone, head = parts.step.model.backbone, parts.step.model.head
     parameters = [*backbone.parameters(), *head.parameters()]
+    mixed: AbstractContextManager[object] = nullcontext()
+    if config.train.precision == "bfloat16":
+        mixed = torch.autocast(head.weight.device.type, torch.bfloat16)
     parts.step.train()
 
     def step() -> None:
         images, targets = next(batches)
         parts.optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(head(backbone(images).pooled), targets.labels).backward()  # type: ignore[no-untyped-call]
+        with mixed:
+            logits = head(backbone(images).pooled)
+        F.cross_entropy(logits.float(), targets.labels).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, config.train.clip_norm)
         parts.optimizer.step()
 
@@ -124,14 +130,15 @@ def decoder_step(parts: Parts, config: Config) -> Work:
     return step
 
 
-def built(data: Path, config: Config) -> Parts:
+def built(data: Path, config: Config, process: Process = CPU) -> Parts:
     """All that a run on packed data begins with."""
-    return build(data, Settings(config.model, config.objective, config.train), CPU, code="")
+    return build(data, Settings(config.model, config.objective, config.train), process, code="")
 
 
 def _prepared(parts: Parts) -> Iterator[tuple[Tensor, Targets]]:
     """Eight batches on the device, again and again."""
-    return itertools.cycle([to_device(parts.batches.batch(number), CPU.device) for number in range(8)])
+    device = parts.step.model.device
+    return itertools.cycle([to_device(parts.batches.batch(number), device) for number in range(8)])
 
 
 def _loading(batches: TrainingBatches, *, cache: bool) -> Callable[[], object]:

@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.results import METRICS
 from benchmarks.sources import Scenes, Source
 from megl_core.code import code_digest
@@ -99,12 +101,13 @@ def packed_data(config: Config, folder: Path, source: Source) -> Path:
 
 
 def machine() -> dict[str, str]:
-    """Processor, number of cores, and the versions that numbers may depend on."""
-    return {
+    """Processor, number of cores, GPU, and the versions that numbers may depend on."""
+    found = {
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0))),
         "python": platform.python_version(),
     } | {name: version(name) for name in VERSIONS}
+    return found | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
 
 
 def _processor() -> str:

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import training
 from benchmarks.training import chosen, measure
+from benchmarks.training_gpu import measure_encoders
 from benchmarks.training_loader import load_alone, measure_loader, repeat_shards
 from benchmarks.training_maps import by_autograd, by_channel, closed_form
 from benchmarks.training_page import bars, page
@@ -27,10 +28,11 @@ from benchmarks.training_runs import (
 from megl_core.config import changed
 from megl_core.data.contract import TRAIN
 from megl_core.data.packed import PackedDataset
-from megl_core.errors import ConfigError
+from megl_core.errors import ConfigError, UnavailableError
 from megl_core.files import read_json
 from megl_core.models.saliency import class_map
 from tests.conftest import REPOSITORY
+from tests.unit.models.tiny import MAKERS
 
 MACHINE = {"processor": "abacus", "cores": "2", "python": "3.11.0", "torch": "2.9.0", "numpy": "2.0.0"}
 SMALL = replace(QUICK, channels=8)
@@ -218,8 +220,40 @@ def test_steps_and_maps_are_measured_and_written_section_by_section(
 
 def test_an_unknown_section_is_refused() -> None:
     assert chosen("maps,steps") == ["maps", "steps"]
-    with pytest.raises(ConfigError, match="no section 'gpu'"):
-        chosen("maps,gpu")
+    with pytest.raises(ConfigError, match="no section 'tpu'"):
+        chosen("maps,tpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_its_section_is_left_out_and_refused() -> None:
+    assert "gpu" not in chosen(None)
+    with pytest.raises(UnavailableError, match="no CUDA device"):
+        measure(["gpu"], SMALL, Path("nowhere"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["resnet", "vit"])
+def test_the_steps_of_a_gpu_run_on_a_cpu_too(architecture: str, tmp_path: Path) -> None:
+    """The encoder's work is counted: ours adds that of the decoder, forwards and backwards."""
+    make = {"tiny/16": MAKERS[architecture]}
+    cpu = torch.device("cpu")
+    measured = measure_encoders(make, cpu, SMALL, tmp_path, side=16, batch=8, modes=("eager",))
+    steps = ("plain classifier", "all terms")
+    assert set(measured) == {f"tiny/16/{step}/{n}" for step in steps for n in ("FLOP", "eager/images/s")}
+    assert all(min(values) > 0 for values in measured.values())
+    assert measured["tiny/16/plain classifier/FLOP"] < measured["tiny/16/all terms/FLOP"]
+
+
+def test_the_gpus_table_has_ratios_to_the_plain_step_of_the_same_mode_and_shares_of_the_peak() -> None:
+    """100 images/s of 2e12 operations are 200e12 a second, a fifth of 1e15; 150 over 120 images/s is 1.25."""
+    measured = {"peak FLOP/s": [1e15]}
+    for step, operations, rates in (("plain classifier", 2e12, (100, 150)), ("all terms", 2.5e12, (80, 120))):
+        measured[f"ViT-B/16/{step}/FLOP"] = [operations]
+        for mode, rate in zip(("eager", "compiled"), rates, strict=True):
+            measured |= {f"ViT-B/16/{step}/{mode}/images/s": [rate], f"ViT-B/16/{step}/{mode}/memory": [4e9]}
+    text = page({"gpu": section(measured)})
+    assert "| ViT-B/16 | plain classifier | eager | 100 (100 to 100) | 1.000 | 200.0 | 20% | 4.0 |" in text
+    assert "| ViT-B/16 | all terms | compiled | 120 (120 to 120) | 1.250 | 300.0 | 30% | 4.0 |" in text
 
 
 def test_its_help() -> None:
