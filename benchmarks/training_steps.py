@@ -16,6 +16,7 @@ from megl_core.config import Config
 from megl_core.data.loading import TrainingBatches
 from megl_core.data.pixels import PixelCache, PixelStore
 from megl_core.data.tokenizer import IGNORE
+from megl_core.memory import keep_freed_memory
 from megl_core.models.decoder import Decoder
 from megl_core.models.grounding import ground
 from megl_core.objectives.objective import Targets
@@ -49,7 +50,8 @@ def measure_steps(size: Size, folder: Path) -> dict[str, list[float]]:
         works[DECODER] = decoder_step(parts["visual + consistency + decoder"], config)
         works[LOADING] = _loading(full.batches, cache=False)
         works[CACHED] = _loading(full.batches, cache=True)
-        times = interleaved(works, size.repetitions, size.steps)
+        with keep_freed_memory():  # as every training does
+            times = interleaved(works, size.repetitions, size.steps)
         measured |= {f"{model}/{name}": seconds for name, seconds in times.items()}
         steps = (PLAIN, *VARIANTS, DECODER)
         measured |= {f"{model}/{OPERATORS}{name}": [operators(works[name])] for name in steps}

@@ -17,6 +17,7 @@ from megl_core.data.contract import TRAIN
 from megl_core.data.packed import PackedDataset, PackedFiles, PackInfo, read_info
 from megl_core.data.streaming import open_packed
 from megl_core.errors import ConfigError, DataError
+from megl_core.memory import keep_freed_memory
 from megl_core.progress import Reporter, get_reporter
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def evaluate(
     import torch
 
     torch.set_num_threads(config.num_threads)
-    with open_packed(data, storage or StorageConfig()) as source:
+    with keep_freed_memory(), open_packed(data, storage or StorageConfig()) as source:
         return _evaluate(model, source, config, output, reporter or get_reporter(), device)
 
 

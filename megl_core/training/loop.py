@@ -22,6 +22,7 @@ from megl_core.data.loading import Batch
 from megl_core.data.streaming import open_packed
 from megl_core.errors import DataError, MeglError, UnavailableError
 from megl_core.files import atomic_directory, sha256_tree, write_json
+from megl_core.memory import keep_freed_memory
 from megl_core.progress import Reporter, SilentReporter, get_reporter
 from megl_core.training.checkpoint import (
     CheckpointWriter,
@@ -103,6 +104,7 @@ def train(
     torch.set_num_threads(config.num_threads)
     settings = Settings(model, objective, config)
     with (
+        keep_freed_memory(),
         process_group(config.device, config.stall_seconds) as process,
         open_packed(data, storage or StorageConfig()) as files,
     ):
