@@ -7,6 +7,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
 WORKSPACE ?= workspace
 WORKERS ?= 2
+WITH_ENGINE := tests/cluster tests/containers
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -82,10 +83,12 @@ doctor: setup ## Say what is installed, reachable and missing
 # --- checks ----------------------------------------------------------------------------------
 
 .PHONY: test
-test: setup ## Run every test: those without services in WORKERS processes, then the others one after the other
+test: setup ## Run every test: in WORKERS processes, but one after the other what shares a Docker engine
 	@status=0; \
 	$(BIN)/pytest tests/unit --numprocesses $(WORKERS) || status=1; \
-	$(BIN)/pytest tests --ignore tests/unit || status=1; \
+	$(BIN)/pytest $(WITH_ENGINE) || status=1; \
+	$(BIN)/pytest tests $(patsubst %,--ignore %,tests/unit $(WITH_ENGINE)) \
+	  --numprocesses $(WORKERS) --dist loadfile || status=1; \
 	exit $$status
 
 .PHONY: test-unit

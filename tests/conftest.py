@@ -8,6 +8,7 @@ import pytest
 for variable in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "DVC_NO_ANALYTICS", "HF_HUB_OFFLINE"):
     os.environ.setdefault(variable, "true" if variable == "MLFLOW_DISABLE_TELEMETRY" else "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("COLUMNS", None)  # the width of whoever runs the tests is not that of what they look at
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What takes seconds to import; commands load these only where they are needed.
