@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import Work
 from benchmarks.training_plan import VARIANTS, Overrides, Size, configured, packed_scenes
+from benchmarks.training_runs import FULL
 from benchmarks.training_steps import PLAIN, built, plain_step, step_of
 from megl_core.config import Config
 from megl_core.errors import UnavailableError
@@ -35,19 +36,20 @@ def _vit_b_16() -> tuple[t.PreTrainedModel, t.BaseImageProcessor]:
 
 ENCODERS: Encoders = {"ResNet-50": _resnet_50, "ViT-B/16": _vit_b_16}
 SIDE, BATCH = 224, 64
-ALL_TERMS = "all terms"
 EAGER, COMPILED = "eager", "compiled"
 WARM_UP = 3
 PEAK = "peak FLOP/s"
 PEAKS = {
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA L4": 121e12,
 }
-"""Dense bfloat16 operations a second as the makers tell, by a part of the device's name."""
+"""Dense bfloat16 operations a second as the maker tells, by the device's name."""
 
 
 def measure_gpu(size: Size, folder: Path) -> dict[str, list[float]]:
@@ -59,10 +61,9 @@ def measure_gpu(size: Size, folder: Path) -> dict[str, list[float]]:
     if not torch.cuda.is_available():
         raise UnavailableError("no CUDA device is visible", fix="choose other sections with --only")
     device = torch.device("cuda", torch.cuda.current_device())
-    name = torch.cuda.get_device_name(device)
-    peaks = [peak for part, peak in PEAKS.items() if part in name][:1]
     measured = measure_encoders(ENCODERS, device, size, folder)
-    return measured | ({PEAK: peaks} if peaks else {})
+    peak = PEAKS.get(torch.cuda.get_device_name(device))
+    return measured if peak is None else measured | {PEAK: [peak]}
 
 
 def measure_encoders(
@@ -82,7 +83,7 @@ def measure_encoders(
     """
     measured: dict[str, list[float]] = {}
     process = Process(0, 1, device)
-    for (name, make), step, mode in itertools.product(encoders.items(), (PLAIN, ALL_TERMS), modes):
+    for (name, make), step, mode in itertools.product(encoders.items(), (PLAIN, FULL), modes):
         path = folder / name.replace("/", "-")
         if not path.is_dir():
             for part in make():
@@ -91,10 +92,10 @@ def measure_encoders(
         data = packed_scenes(config, folder)
         work = _work(data, config, step, process)
         prefix = f"{name}/{step}/{mode}"
-        rates, memory = _timed(work, device, size, batch)
-        measured[f"{prefix}/images/s"] = rates
-        if memory:
-            measured[f"{prefix}/memory"] = [memory]
+        seconds = _timed(work, device, size)
+        measured[f"{prefix}/images/s"] = [batch / one for one in seconds]
+        if device.type == "cuda":
+            measured[f"{prefix}/memory"] = [float(torch.cuda.max_memory_allocated(device))]
         if mode == EAGER:
             measured[f"{name}/{step}/FLOP"] = [_operations(work) / batch]
         del work
@@ -120,22 +121,21 @@ def _work(data: Path, config: Config, step: str, process: Process) -> Work:
     return plain_step(parts, config) if step == PLAIN else step_of(parts, config, process)
 
 
-def _timed(work: Work, device: torch.device, size: Size, batch: int) -> tuple[list[float], float]:
-    """Images a second of each repetition, and the device's memory at most, 0 on a CPU."""
+def _timed(work: Work, device: torch.device, size: Size) -> list[float]:
+    """Seconds of a call in each repetition, after some calls to warm up."""
     for _ in range(WARM_UP):
         work()
-    on_gpu = device.type == "cuda"
-    if on_gpu:
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    rates = []
+    seconds = []
     for _ in range(size.repetitions):
         _wait(device)
         started = time.perf_counter()
         for _ in range(size.steps):
             work()
         _wait(device)
-        rates.append(batch * size.steps / (time.perf_counter() - started))
-    return rates, float(torch.cuda.max_memory_allocated(device)) if on_gpu else 0.0
+        seconds.append((time.perf_counter() - started) / size.steps)
+    return seconds
 
 
 def _wait(device: torch.device) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 from benchmarks.markdown import lines, paragraphs, table
 from benchmarks.timing import Spread, ratios, spread_of
-from benchmarks.training_gpu import ALL_TERMS, BATCH, COMPILED, EAGER, PEAK, SIDE
+from benchmarks.training_gpu import BATCH, COMPILED, EAGER, PEAK, SIDE
 from benchmarks.training_loader import CACHE_MB, STEP
 from benchmarks.training_maps import AUTOGRAD, CLOSED, LOOP
 from benchmarks.training_plan import VARIANTS
+from benchmarks.training_runs import FULL
 from benchmarks.training_steps import CACHED, DECODER, LOADING, OPERATORS, PLAIN
 from megl_core.files import write_text
 
@@ -58,10 +59,9 @@ maps of a few cells: in a profile none of them stands out, and as their number d
 encoder, their share falls as it grows."""
 
 _NEAR = """\
-**Near the bar.** At 32 px the decoder's ratio lies close to its bar. Four runs of this section on 2026-11-29,
-the fourth being that of the table, found medians of 1.041, 1.030, 1.040 and 1.037, with quartiles from 1.019
-to 1.060: a run may miss it. Before seeding, map and losses were relieved of a third of their operators it was
-1.069. Nothing is near at 64 px."""
+**Near the bar.** At 32 px the decoder's ratio lies close to its bar. Four runs of its steps on 2026-11-29,
+the last being that of the table, found medians from 1.030 to 1.041, with quartiles from 1.019 to 1.060: a run
+may miss it. Nothing is near at 64 px."""
 
 _MAPS = """\
 Features of 2048 channels and 7 x 7 cells, the last stage of a ResNet-50, batch 16, 10 classes. Each
@@ -112,7 +112,7 @@ backward pass included and a fused GRU left out; MFU is their rate over what the
 bfloat16."""
 _NO_GPU = """\
 Not measured: none was at hand. `make benchmark-training ARGS="--only gpu"` does it, for a ResNet-50 and a
-ViT-B/16 at 224 pixels; its code ran on a CPU with tiny encoders only."""
+ViT-B/16 at 224 pixels; its code ran on a CPU only."""
 
 
 def write_page(sections: Mapping[str, Any], path: Path) -> None:
@@ -350,13 +350,13 @@ def _gpu(measured: Measured) -> str:
     counted = f"/{PLAIN}/FLOP"
     encoders = [name.removesuffix(counted) for name in measured if name.endswith(counted)]
     rows = []
-    for encoder, mode, step in itertools.product(encoders, (EAGER, COMPILED), (PLAIN, ALL_TERMS)):
+    for encoder, mode, step in itertools.product(encoders, (EAGER, COMPILED), (PLAIN, FULL)):
         name = f"{encoder}/{step}/{mode}"
         rates = measured[f"{name}/images/s"]
         plain = spread_of(measured[f"{encoder}/{PLAIN}/{mode}/images/s"]).median
         work = spread_of(rates).median * measured[f"{encoder}/{step}/FLOP"][0]
         share = f"{work / measured[PEAK][0]:.0%}" if PEAK in measured else "-"
-        memory = f"{measured[f'{name}/memory'][0] / 1e9:.1f}" if f"{name}/memory" in measured else "-"
+        memory = f"{measured[f'{name}/memory'][0] / 1e9:.1f}"
         over = plain / spread_of(rates).median
         rows.append([encoder, step, mode, _spread(rates), f"{over:.3f}", f"{work / 1e12:.1f}", share, memory])
     columns = ["encoder", "step", "mode", "images/s", "over the plain one's", "TFLOP/s", "MFU", "memory, GB"]

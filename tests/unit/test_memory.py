@@ -3,11 +3,16 @@
 import ctypes
 import os
 import resource
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from megl_core.config import EvaluationConfig, ModelConfig, ObjectiveConfig, TrainConfig
+from megl_core.evaluation import evaluate
 from megl_core.memory import keep_freed_memory
+from megl_core.progress import Bar, SilentReporter
+from megl_core.training import train
 
 PAGES = 16384
 BYTES = PAGES * os.sysconf("SC_PAGE_SIZE")
@@ -51,3 +56,25 @@ def test_what_was_kept_goes_back_at_the_end() -> None:
         page_faults()
         within = resident()
     assert within - resident() > 0.9 * BYTES
+
+
+class Probe(SilentReporter):
+    """Counts page faults where a bar begins."""
+
+    def __init__(self) -> None:
+        self.faults: list[int] = []
+
+    def bar(self, description: str, total: int | None) -> AbstractContextManager[Bar]:
+        self.faults.append(page_faults())
+        return super().bar(description, total)
+
+
+def test_training_and_evaluation_keep_what_they_free(packed: Path, tmp_path: Path) -> None:
+    outside, training, evaluation = page_faults(), Probe(), Probe()
+    config = TrainConfig(epochs=1, batch_size=8, device="cpu")
+    train(packed, tmp_path / "model", ModelConfig(), ObjectiveConfig(), config, reporter=training)
+    settings = EvaluationConfig(splits=["test"], max_texts=0, faithfulness_samples=0)
+    evaluate(tmp_path / "model", packed, settings, tmp_path / "evaluation", evaluation)
+    for probe in (training, evaluation):
+        assert probe.faults
+        assert max(probe.faults) < outside / 10

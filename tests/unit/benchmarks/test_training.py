@@ -251,7 +251,8 @@ def test_the_gpus_table_has_ratios_to_the_plain_step_of_the_same_mode_and_shares
         measured[f"ViT-B/16/{step}/FLOP"] = [operations]
         for mode, rate in zip(("eager", "compiled"), rates, strict=True):
             measured |= {f"ViT-B/16/{step}/{mode}/images/s": [rate], f"ViT-B/16/{step}/{mode}/memory": [4e9]}
-    text = page({"gpu": section(measured)})
+    text = page({"gpu": {**section(measured), "machine": {**MACHINE, "gpu": "NVIDIA H200"}}})
+    assert "2 cores, NVIDIA H200, torch 2.9.0" in text
     assert "| ViT-B/16 | plain classifier | eager | 100 (100 to 100) | 1.000 | 200.0 | 20% | 4.0 |" in text
     assert "| ViT-B/16 | all terms | compiled | 120 (120 to 120) | 1.250 | 300.0 | 30% | 4.0 |" in text
 
