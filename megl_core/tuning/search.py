@@ -37,7 +37,6 @@ from megl_core.tuning.study import (
     best_score,
     ended,
     fail,
-    mend_journal,
     open_study,
     require_same,
     take_up,
@@ -123,7 +122,6 @@ def tune(
 def _begin(digest: str, space: Space, config: Config, folder: Path) -> "tuple[Study, list[FrozenTrial]]":
     """The folder's study, and the trials that were cut off with an earlier search."""
     with locked(folder / WORKERS_LOCK):  # processes that outlived a killed search end in a moment
-        mend_journal(folder)
         study = open_study(folder)
         require_same(study, digest, space, config, folder)
         return study, take_up(study, space, config)

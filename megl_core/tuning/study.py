@@ -1,6 +1,5 @@
 """The study: what has been tried, in a journal that several processes write and that outlives them."""
 
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
-_JOURNAL = "journal.log"
 _NAME = "megl"
 _STOPPED = "stopped"
 """Attribute of the study: trials that were cut off with their search; their settings are tried again."""
@@ -46,25 +44,17 @@ class Attempt:
     error: str = ""
 
 
-def mend_journal(folder: Path) -> None:
-    """Drop a last line without its end, as a machine leaves it that fails; Optuna reads none after it."""
-    journal = folder / _JOURNAL
-    if journal.is_file():
-        content = journal.read_bytes()
-        os.truncate(journal, content.rfind(b"\n") + 1)
-
-
 def open_study(folder: Path) -> "Study":
     """The study of a folder, made where there is none."""
     import optuna
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
+
+    from megl_core.tuning.journal import Journal
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = JournalStorage(JournalFileBackend(str(folder / _JOURNAL)))
+        storage = JournalStorage(Journal(folder))
     return optuna.create_study(
         study_name=_NAME,
         storage=storage,

@@ -281,6 +281,38 @@ def test_a_search_that_was_killed_goes_on_and_leaves_nobody_behind(packed: Path,
     assert again.params == cut_off.params
 
 
+DIES_WRITING = """
+import os, signal
+from pathlib import Path
+from megl_core.tuning.study import open_study
+
+def die(descriptor: int) -> None:
+    os.ftruncate(descriptor, os.fstat(descriptor).st_size - 5)  # the record is there in part
+    os.kill(os.getpid(), signal.SIGKILL)
+
+study = open_study(Path("tune"))
+study.set_user_attr("before", 1)
+os.fsync = die
+study.set_user_attr("half", 2)
+"""
+GOES_ON = """
+from pathlib import Path
+from megl_core.tuning.study import open_study
+
+open_study(Path("tune")).set_user_attr("after", 3)
+"""
+
+
+def test_a_process_that_is_killed_while_it_writes_holds_up_no_other(tmp_path: Path) -> None:
+    """With a relative folder: there Optuna's own lock is waited for without end."""
+    killed = subprocess.run([sys.executable, "-c", DIES_WRITING], cwd=tmp_path, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "tune" / "journal.log").read_bytes().endswith(b"\n")
+
+    subprocess.run([sys.executable, "-c", GOES_ON], cwd=tmp_path, check=True, timeout=_PATIENCE)
+    assert open_study(tmp_path / "tune").user_attrs == {"before": 1, "after": 3}
+
+
 def test_a_process_that_is_killed_costs_its_trial_and_is_replaced(packed: Path, tmp_path: Path) -> None:
     space = Space(parameters={"train.epochs": Choices(choices=[5000, 1, 2, 3, 4])})
     config = changed(QUICK, ["train.epochs=5000", "train.seed=1"])
