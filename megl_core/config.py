@@ -675,11 +675,11 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Conf
     Raises:
         ConfigError: the file or an override does not fit; the message names every wrong key.
     """
-    tree: dict[str, Any] = {}
-    if path is not None:
-        tree = read_yaml(path)
-    _override(tree, overrides)
-    return parse(Config, tree, where=str(path) if path else "--set")
+    given = list(overrides)
+    tree = read_yaml(path) if path is not None else {}
+    _override(tree, given)
+    sources = [*([str(path)] if path else []), *(["--set"] if given else [])]
+    return parse(Config, tree, where=", ".join(sources))
 
 
 def changed(config: Config, overrides: Iterable[str], where: str = "--set") -> Config:

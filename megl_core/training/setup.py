@@ -21,7 +21,6 @@ from megl_core.data.tokenizer import Tokenizer, WordTokenizer
 from megl_core.errors import ConfigError, DataError
 from megl_core.files import sha256_json
 from megl_core.models.attribution import BY_GRADIENT
-from megl_core.models.checkpoints import checkpoint_digest
 from megl_core.models.megl import MEGL
 from megl_core.objectives.consistency import reference_statistics
 from megl_core.objectives.masks import pool_masks
@@ -154,7 +153,12 @@ def _sampler(rows: PackedDataset, config: TrainConfig) -> QuotaSampler:
 
 def _checkpoint_digests(config: ModelConfig) -> dict[str, str]:
     paths = {"backbone": config.backbone.path, "decoder": config.decoder.path}
-    return {part: checkpoint_digest(path) for part, path in paths.items() if path is not None}
+    named = {part: path for part, path in paths.items() if path is not None}
+    if not named:
+        return {}
+    from megl_core.models.checkpoints import checkpoint_digest  # loads transformers
+
+    return {part: checkpoint_digest(path) for part, path in named.items()}
 
 
 def _prepare(step: TrainingStep, config: TrainConfig, process: Process) -> None:

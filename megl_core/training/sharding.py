@@ -1,21 +1,22 @@
 """A language model in parts: each process keeps a share of every layer (FSDP2), and gathers one at a time.
 
 Its blocks are sharded, which hold nearly all of its weights; embeddings, head and everything else are
-replicated, and averaged by DistributedDataParallel.
+replicated, and averaged by DistributedDataParallel. Other trainings do without the libraries that do it,
+which take long to load.
 """
 
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from megl_core.errors import ConfigError
 from megl_core.models.megl import MEGL
 from megl_core.training.distributed import Process
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def shard_decoder(model: MEGL, process: Process) -> None:
@@ -24,6 +25,9 @@ def shard_decoder(model: MEGL, process: Process) -> None:
     Raises:
         ConfigError: the decoder is no language model of transformers.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     language_model = getattr(getattr(model, "decoder", None), "language_model", None)
     if language_model is None:
         raise ConfigError(
@@ -49,8 +53,8 @@ def gather_parameters(module: nn.Module) -> None:
                 setattr(part, name, nn.Parameter(whole(parameter.detach()), parameter.requires_grad))
 
 
-def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
-    return isinstance(tensor, DTensor)
+def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
+    return hasattr(tensor, "full_tensor")
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -62,6 +66,8 @@ def sharded_like(tensor: Tensor, model: Tensor) -> Tensor:
     """A tensor that all processes hold, in parts where `model` is and has the same shape."""
     if not is_sharded(model) or tensor.shape != model.shape:
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor, model.device_mesh, model.placements, src_data_rank=None)
 
 

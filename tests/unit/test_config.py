@@ -113,6 +113,18 @@ def test_every_wrong_key_is_named_in_one_go(tmp_path: Path) -> None:
     assert caught.value.exit_code == 2
 
 
+def test_a_wrong_setting_is_of_the_file_or_of_an_override(tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text("train:\n  epochs: 3\n")
+    for path, overrides, where in (
+        (None, ["train.epochs=0"], "--set"),
+        (params, ["train.epochs=0"], f"{params}, --set"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load_config(path, overrides)
+        assert caught.value.where == where
+
+
 @pytest.mark.parametrize("override", ["train.epochs", "=3", ""])
 def test_what_is_no_override_says_how_to_write_one(override: str) -> None:
     with pytest.raises(ConfigError, match=r"--set section\.key=value"):
