@@ -122,13 +122,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            _sync(temporary)
+            sync(temporary)
             temporary.chmod(0o644)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync(path.parent)
+        sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -155,7 +155,7 @@ def atomic_directory(path: Path, *, marker: str) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        _sync(path.parent)
+        sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -171,6 +171,29 @@ def locked(path: Path, *, wait: bool = True, shared: bool = False) -> Iterator[N
     with path.open("wb") as stream:
         fcntl.flock(stream, kind if wait else kind | fcntl.LOCK_NB)
         yield
+
+
+@contextlib.contextmanager
+def locked_folder(path: Path) -> Iterator[None]:
+    """Hold a folder, made where there is none, as `locked` holds a file; its holder may remove it."""
+    while True:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_at(descriptor, path):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open folder is still the one at this path: it may have been removed, and made anew."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _refuse_to_replace_others(path: Path, marker: str) -> None:
@@ -215,7 +238,8 @@ def _swap(new: Path, path: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """See that a file's bytes, or a folder's names, are on the disk and not only on their way."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

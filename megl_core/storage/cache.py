@@ -2,23 +2,29 @@
 
 A file is named there by its SHA-256, so that any number of processes and datasets share it, and a folder
 that is uploaded anew is never mixed with its predecessor.
+
+    <sha256>                    a file
+    .<sha256>.<version>.part    what has arrived of it
+    .<sha256>.room              an empty file of its size: room for what is on its way
+    .<sha256>.lock              held by who fetches it; nothing of this file goes before
+    .room.lock                  held by who makes room
 """
 
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
 from megl_core.config import StorageConfig
-from megl_core.errors import ConfigError
+from megl_core.errors import ConfigError, UnavailableError
 from megl_core.files import locked
 from megl_core.storage.s3 import fetch, join, open_client, require_index
 
-_ABANDONED = 3600.0  # seconds after which a part that nobody writes to may go
+_POLL_SECONDS = 0.02
 
 
 class FolderCache:
@@ -37,7 +43,7 @@ class FolderCache:
         self.where = uri
         self._config = config
         self._client = open_client(config)
-        self._files = require_index(self._client, uri)
+        self._files = require_index(self._client, uri, config)
         self._folder = config.cache or _default_folder()
         self._limit = config.cache_mb << 20
         self._require_room()
@@ -84,29 +90,51 @@ class FolderCache:
 
     def _open_kept(self, name: str) -> BinaryIO:
         stream = self._path(name).open("rb")
+        if os.fstat(stream.fileno()).st_size != self._files[name].size:  # as a machine leaves it that fails
+            stream.close()
+            raise FileNotFoundError(name)
         os.utime(stream.fileno())  # the order in which files have to go
         return stream
 
     def _fetched(self, name: str) -> BinaryIO:
-        """Fetch a file, once for all processes, and open it before another one may remove it."""
+        """Fetch a file, once for all processes, and open it."""
+        while not self._stop.is_set():
+            with contextlib.suppress(BlockingIOError):  # another one fetches it
+                if stream := self._fetch(name):
+                    return stream
+            self._stop.wait(_POLL_SECONDS)
+        raise UnavailableError("the download was stopped", where=join(self.where, name))
+
+    def _fetch(self, name: str) -> BinaryIO | None:
+        """Open a file that may have come by now, or fetch it; None: no room, others are on their way."""
         path, file = self._path(name), self._files[name]
-        with locked(self._folder / f".{path.name}.lock"):
-            if not path.exists():
-                self._make_room(file.size)
+        with locked(_lock_of(path), wait=False):
+            with contextlib.suppress(FileNotFoundError):
+                return self._open_kept(name)
+            room = path.with_name(f".{path.name}.room")
+            if not self._claim(room, path, file.size):
+                return None
+            try:
                 fetch(self._client, join(self.where, name), path, file, self._config, self._stop)
+            finally:
+                room.unlink(missing_ok=True)
             return self._open_kept(name)
 
-    def _make_room(self, size: int) -> None:
-        """Remove what was not opened for the longest time, until `size` bytes fit."""
+    def _claim(self, room: Path, path: Path, size: int) -> bool:
+        """Announce a file of `size` bytes; what was not opened for the longest time goes for it.
+
+        False where all the rest is on its way: that stays.
+        """
         with locked(self._folder / ".room.lock"):
-            found = _files_in(self._folder)
-            excess = sum(status.st_size for status in found.values()) + size - self._limit
-            for path, status in sorted(found.items(), key=lambda item: item[1].st_mtime_ns):
-                if excess <= 0:
-                    return
-                if path.suffix != ".part" or time.time() - status.st_mtime > _ABANDONED:
-                    path.unlink(missing_ok=True)
-                    excess -= status.st_size
+            others = [kept for kept in _kept_in(self._folder) if kept.path != path]
+            excess = sum(kept.size for kept in others) + size - self._limit
+            for kept in sorted(others, key=lambda kept: kept.opened):
+                if excess > 0 and kept.remove():
+                    excess -= kept.size
+            if excess <= 0:
+                with room.open("wb") as stream:
+                    stream.truncate(size)
+            return excess <= 0
 
     def _path(self, name: str) -> Path:
         return self._folder / self._files[name].sha256
@@ -137,11 +165,43 @@ def _make(folder: Path) -> None:
         ) from None
 
 
-def _files_in(folder: Path) -> dict[Path, os.stat_result]:
-    """The cached files and the parts of those that are on their way."""
-    found = {}
-    for path in folder.iterdir():
+@dataclass(frozen=True)
+class _Kept:
+    """A file of the cache, whole or on its way: its place, the bytes it takes or will take, its entries."""
+
+    path: Path
+    size: int
+    opened: int
+    entries: list[Path]
+
+    def remove(self) -> bool:
+        """Remove it, unless somebody fetches it."""
+        try:
+            with locked(_lock_of(self.path), wait=False):
+                for entry in self.entries:
+                    entry.unlink(missing_ok=True)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def _kept_in(folder: Path) -> list[_Kept]:
+    found: dict[str, list[tuple[Path, os.stat_result]]] = {}
+    for entry in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):  # a part that was whole in the meantime
-            if path.suffix != ".lock":
-                found[path] = path.stat()
-    return found
+            if entry.suffix != ".lock":
+                status = entry.stat()
+                found.setdefault(entry.name.lstrip(".").partition(".")[0], []).append((entry, status))
+    return [
+        _Kept(
+            folder / sha256,
+            max(status.st_size for _, status in entries),
+            max(status.st_mtime_ns for _, status in entries),
+            [entry for entry, _ in entries],
+        )
+        for sha256, entries in found.items()
+    ]

@@ -20,7 +20,15 @@ from urllib.parse import urlsplit
 
 from megl_core.config import StorageConfig
 from megl_core.errors import ConfigError, DataError, IntegrityError, MeglError, UnavailableError
-from megl_core.files import atomic_directory, canonical_json, resolve_inside, sha256_file, tree_digests
+from megl_core.files import (
+    atomic_directory,
+    canonical_json,
+    locked_folder,
+    resolve_inside,
+    sha256_file,
+    sync,
+    tree_digests,
+)
 from megl_core.redaction import redact
 from megl_core.storage.problems import told_as_megl_errors
 
@@ -107,7 +115,7 @@ def upload_folder(folder: Path, uri: str, config: StorageConfig) -> None:
     """
     files = _describe(folder)
     client = open_client(config)
-    if _read_index(client, uri) == files:
+    if _read_index(client, uri, config) == files:
         return
     with _problems(uri):
         client.delete_object(**_place(join(uri, INDEX)))
@@ -124,7 +132,7 @@ def list_folder(uri: str, config: StorageConfig) -> dict[str, StoredFile]:
         DataError: no complete folder there.
         UnavailableError: the store does not answer, or refuses.
     """
-    return require_index(open_client(config), uri)
+    return require_index(open_client(config), uri, config)
 
 
 def download_file(uri: str, file: Path, config: StorageConfig) -> None:
@@ -150,8 +158,8 @@ def download_folder(uri: str, folder: Path, config: StorageConfig) -> None:
         MeglError: something else lies at `folder`.
     """
     client = open_client(config)
-    files = require_index(client, uri)
-    if folder.is_dir() and _is_whole(folder, files):
+    files = require_index(client, uri, config)
+    if _is_whole(folder, files):
         return
     partial = folder.parent / f".{folder.name}.partial"
     targets = {path: resolve_inside(partial, path) for path in files}
@@ -161,12 +169,14 @@ def download_folder(uri: str, folder: Path, config: StorageConfig) -> None:
         if not _has(targets[path], files[path]):
             fetch(client, join(uri, path), targets[path], files[path], config)
 
-    _in_threads(fetch_one, files, config)
-    with atomic_directory(folder, marker=min(files)) as temporary:
-        for path, file in targets.items():
-            (temporary / path).parent.mkdir(parents=True, exist_ok=True)
-            file.replace(temporary / path)
-    shutil.rmtree(partial)
+    with locked_folder(partial):
+        if not _is_whole(folder, files):  # another process may have been here first
+            _in_threads(fetch_one, files, config)
+            with atomic_directory(folder, marker=min(files)) as temporary:
+                for path, file in targets.items():
+                    (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+                    file.replace(temporary / path)
+        shutil.rmtree(partial)
 
 
 def read_object(uri: str, config: StorageConfig) -> bytes | None:
@@ -179,8 +189,7 @@ def read_object(uri: str, config: StorageConfig) -> bytes | None:
     with _problems(uri):
         if not _is_there(client, uri):
             return None
-        content: bytes = client.get_object(**_place(uri))["Body"].read()
-    return content
+        return _read(client, uri, config)
 
 
 def write_object(content: bytes, uri: str, config: StorageConfig) -> None:
@@ -253,6 +262,8 @@ def _describe(folder: Path) -> dict[str, StoredFile]:
 
 
 def _is_whole(folder: Path, files: Mapping[str, StoredFile]) -> bool:
+    if not folder.is_dir():
+        return False
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     return present == set(files) and all(_has(folder / path, file) for path, file in files.items())
 
@@ -261,14 +272,14 @@ def _has(path: Path, file: StoredFile) -> bool:
     return path.is_file() and path.stat().st_size == file.size and sha256_file(path) == file.sha256
 
 
-def require_index(client: Any, uri: str) -> dict[str, StoredFile]:
+def require_index(client: Any, uri: str, config: StorageConfig) -> dict[str, StoredFile]:
     """What the folder at an address holds.
 
     Raises:
         DataError: there is no complete folder.
         UnavailableError: the store does not answer, or refuses.
     """
-    files = _read_index(client, uri)
+    files = _read_index(client, uri, config)
     if files is None:
         raise DataError(
             "there is no complete folder at this address",
@@ -278,13 +289,13 @@ def require_index(client: Any, uri: str) -> dict[str, StoredFile]:
     return files
 
 
-def _read_index(client: Any, uri: str) -> dict[str, StoredFile] | None:
+def _read_index(client: Any, uri: str, config: StorageConfig) -> dict[str, StoredFile] | None:
     """What the folder at an address holds; None: nothing complete."""
     address = join(uri, INDEX)
     with _problems(uri):
         if not _is_there(client, address):
             return None
-        content = client.get_object(**_place(address))["Body"].read()
+        content = _read(client, address, config)
     try:
         files = {
             str(path): StoredFile(int(file["size"]), str(file["sha256"]))
@@ -326,6 +337,8 @@ def fetch(
     """Fetch an object beside its place, check it, and put it there.
 
     What has arrived of it is kept where the store fails, or where `stop` is set, and serves the next call.
+    Where the bytes are wrong, all of them are asked for once more: a part may be one that a crash has
+    damaged, and what a network garbles it seldom garbles twice.
 
     Raises:
         DataError: no such object.
@@ -334,43 +347,75 @@ def fetch(
     """
     with _problems(uri):
         head = client.head_object(**_place(uri))
-        if expected and head["ContentLength"] != expected.size:
-            raise IntegrityError(f"it has {head['ContentLength']} bytes, not {expected.size}", where=uri)
+        size = head["ContentLength"]
+        if expected and size != expected.size:
+            raise IntegrityError(f"it has {size} bytes, not {expected.size}", where=uri)
         version = hashlib.sha256(head["ETag"].encode()).hexdigest()[:16]  # a changed object starts anew
         part = target.with_name(f".{target.name}.{version}.part")
-        _fill(client, uri, part, head["ETag"], head["ContentLength"], config, stop or threading.Event())
-    if expected and sha256_file(part) != expected.sha256:
-        part.unlink()
-        raise IntegrityError(
-            "the bytes are not what the index says",
-            where=uri,
-            fix="upload the folder again from a sound copy",
-        )
-    part.replace(target)
+        for _ in range(2):
+            _fill(client, uri, part, head["ETag"], size, _Tries(config, stop))
+            if part.stat().st_size == size and (not expected or sha256_file(part) == expected.sha256):
+                sync(part)
+                part.replace(target)
+                sync(target.parent)
+                return
+            part.unlink()
+    raise IntegrityError(
+        f"the bytes are not what the {'index' if expected else 'store'} says",
+        where=uri,
+        fix="upload it again from a sound copy",
+    )
 
 
-def _fill(
-    client: Any, uri: str, part: Path, etag: str, size: int, config: StorageConfig, stop: threading.Event
-) -> None:
-    """Append to `part` until it has `size` bytes; only tries that bring nothing are counted."""
+class _Tries:
+    """Counts tries in a row that brought nothing, and pauses longer after each."""
+
+    def __init__(self, config: StorageConfig, stop: threading.Event | None = None) -> None:
+        self.stop = stop or threading.Event()
+        self._most = config.retries
+        self._failures = 0
+
+    def failed(self, error: Exception, *, brought_some: bool = False) -> None:
+        """Wait before another try; raises the error where there were enough."""
+        self._failures = 1 if brought_some else self._failures + 1
+        if self._failures > self._most:
+            raise error
+        pause = min(0.1 * 2**self._failures, _LONGEST_PAUSE)
+        self.stop.wait(pause * random.uniform(0.5, 1))  # noqa: S311 (spreads clients, no secret)
+
+
+def _fill(client: Any, uri: str, part: Path, etag: str, size: int, tries: _Tries) -> None:
+    """Append to `part` until it has `size` bytes."""
     from botocore.exceptions import HTTPClientError, IncompleteReadError
 
     part.touch()
-    failures = 0
     while (start := part.stat().st_size) < size:
         try:
             answer = client.get_object(**_place(uri), Range=f"bytes={start}-", IfMatch=etag)
-            with part.open("ab") as stream:
-                while not stop.is_set() and (chunk := answer["Body"].read(_CHUNK)):
+            goes_on = answer.get("ContentRange", "").startswith(f"bytes {start}-")
+            with part.open("ab" if goes_on else "wb") as stream:  # some stores and proxies send all of it
+                while not tries.stop.is_set() and (chunk := answer["Body"].read(_CHUNK)):
                     stream.write(chunk)
-        except (HTTPClientError, IncompleteReadError):
-            failures = failures + 1 if part.stat().st_size == start else 1
-            if failures > config.retries:
-                raise
-            pause = min(0.1 * 2**failures, _LONGEST_PAUSE)
-            stop.wait(pause * random.uniform(0.5, 1))  # noqa: S311 (spreads clients, no secret)
-        if stop.is_set():
+            if part.stat().st_size <= start and not tries.stop.is_set():
+                raise IncompleteReadError(actual_bytes=0, expected_bytes=size - start)
+        except (HTTPClientError, IncompleteReadError) as error:
+            tries.failed(error, brought_some=part.stat().st_size > start)
+        if tries.stop.is_set():
             raise UnavailableError("the download was stopped", where=uri)
+
+
+def _read(client: Any, uri: str, config: StorageConfig) -> bytes:
+    """A small object's bytes; where they break off they are asked for again."""
+    from botocore.exceptions import HTTPClientError, IncompleteReadError
+
+    tries = _Tries(config)
+    while True:
+        try:
+            content: bytes = client.get_object(**_place(uri))["Body"].read()
+        except (HTTPClientError, IncompleteReadError) as error:
+            tries.failed(error)
+        else:
+            return content
 
 
 def _is_there(client: Any, uri: str) -> bool:

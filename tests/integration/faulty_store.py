@@ -51,6 +51,8 @@ def handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             if fault == "503":
                 self.reply(503, {}, b"<Error><Code>SlowDown</Code><Message>no</Message></Error>")
                 return
+            if fault == "whole":
+                del self.headers["Range"]
             upstream = http.client.HTTPConnection(*proxy.store)
             upstream.request(self.command, self.path, body, dict(self.headers))
             answer = upstream.getresponse()
@@ -58,6 +60,8 @@ def handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             headers = {name: value for name, value in answer.getheaders() if name.lower() in KEPT}
             if fault == "wrong bytes":
                 content = bytes(len(content))
+            if fault == "empty":
+                content, headers = b"", {name: headers[name] for name in headers if name != "Content-Length"}
             self.reply(answer.status, headers, content, fault)
             upstream.close()
 

@@ -1,6 +1,7 @@
 """Folders on S3: whole and verified, or not there, whatever network and store do."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,15 @@ import pytest
 from megl_core.config import DataConfig
 from megl_core.data.ingest import ingest
 from megl_core.errors import DataError, IntegrityError, UnavailableError
-from megl_core.storage.s3 import INDEX, download_file, download_folder, exists, open_client, upload_folder
+from megl_core.storage.s3 import (
+    INDEX,
+    download_file,
+    download_folder,
+    exists,
+    list_folder,
+    open_client,
+    upload_folder,
+)
 from tests.integration.faulty_store import SECRET, Proxy, settings
 from tests.unit.data.build import write_dataset
 
@@ -106,12 +115,71 @@ def test_a_changed_object_starts_anew(proxy: Proxy, folder: Path, tmp_path: Path
 
 def test_wrong_bytes_are_refused_and_not_kept(proxy: Proxy, folder: Path, tmp_path: Path) -> None:
     upload_folder(folder, URI, settings(proxy))
-    proxy.fail("GET /datasets/sets/birds/images", "wrong bytes")
+    proxy.fail("GET /datasets/sets/birds/images", "wrong bytes", "wrong bytes")
     with pytest.raises(IntegrityError, match="not what the index says"):
         download_folder(URI, tmp_path / "copy", settings(proxy))
     assert not (tmp_path / "copy").exists()
     download_folder(URI, tmp_path / "copy", settings(proxy))
     assert content(tmp_path / "copy") == content(folder)
+
+
+@pytest.mark.parametrize("fault", ["503", "reset", "truncated", "stall"])
+def test_an_index_that_breaks_off_is_asked_for_again(proxy: Proxy, folder: Path, fault: str) -> None:
+    upload_folder(folder, URI, settings(proxy))
+    proxy.fail(f"GET /datasets/sets/birds/{INDEX}", fault)
+    assert list_folder(URI, settings(proxy)).keys() == content(folder).keys()
+    assert proxy.faults == []
+    proxy.fail(f"GET /datasets/sets/birds/{INDEX}", *[fault] * 9)
+    with pytest.raises(UnavailableError):
+        list_folder(URI, settings(proxy))
+
+
+def test_bytes_that_were_garbled_once_are_asked_for_again(proxy: Proxy, folder: Path, tmp_path: Path) -> None:
+    upload_folder(folder, URI, settings(proxy))
+    proxy.fail("GET /datasets/sets/birds/images", "wrong bytes")
+    download_folder(URI, tmp_path / "copy", settings(proxy))
+    assert content(tmp_path / "copy") == content(folder)
+
+
+def test_a_part_that_a_crash_damaged_is_no_end(proxy: Proxy, folder: Path, tmp_path: Path) -> None:
+    upload_folder(folder, URI, settings(proxy))
+    proxy.fail("GET /datasets/sets/birds/images", "truncated")
+    with pytest.raises(UnavailableError):
+        download_folder(URI, tmp_path / "copy", settings(proxy, retries=0))
+    (part,) = tmp_path.glob(".copy.partial/images/.*.part")
+    part.write_bytes(bytes(part.stat().st_size))
+    download_folder(URI, tmp_path / "copy", settings(proxy))
+    assert content(tmp_path / "copy") == content(folder)
+
+
+def test_a_store_that_sends_all_where_a_range_was_asked_for_is_understood(
+    proxy: Proxy, folder: Path, tmp_path: Path
+) -> None:
+    open_client(settings(proxy)).put_object(Bucket="datasets", Key="one", Body=BIG)
+    proxy.fail("GET /datasets/one", "truncated", "whole")
+    download_file("s3://datasets/one", tmp_path / "one", settings(proxy))
+    assert proxy.faults == []
+    assert (tmp_path / "one").read_bytes() == BIG
+
+
+def test_answers_without_content_are_counted(proxy: Proxy, tmp_path: Path) -> None:
+    open_client(settings(proxy)).put_object(Bucket="datasets", Key="one", Body=b"a" * 1000)
+    proxy.fail("GET /datasets/one", *["empty"] * 9)
+    with pytest.raises(UnavailableError, match="0 read"):
+        download_file("s3://datasets/one", tmp_path / "one", settings(proxy))
+    assert len(proxy.faults) == 9 - 3  # a try and two more
+
+
+def test_processes_that_download_the_same_folder_do_it_once(
+    proxy: Proxy, folder: Path, tmp_path: Path
+) -> None:
+    upload_folder(folder, URI, settings(proxy))
+    proxy.fail("none")
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: download_folder(URI, tmp_path / "copy", settings(proxy)), range(3)))
+    assert content(tmp_path / "copy") == content(folder)
+    assert len(proxy.ranges) == len(content(folder))
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_an_upload_that_stops_between_files_leaves_the_folder_absent(proxy: Proxy, folder: Path) -> None:

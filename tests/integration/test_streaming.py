@@ -1,13 +1,16 @@
 """Training on packed data that stay on S3: the same bits, a bounded disk, and faults that do not matter."""
 
 import hashlib
+import itertools
 import json
+import random
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ from megl_core.data.pack import pack
 from megl_core.data.packed import PackedDataset, read_info, verify_index
 from megl_core.data.streaming import open_packed
 from megl_core.errors import ConfigError, DataError, IntegrityError, UnavailableError
-from megl_core.files import tree_digests
+from megl_core.files import locked, tree_digests
 from megl_core.storage.cache import FolderCache
 from megl_core.storage.s3 import open_client, upload_folder
 from megl_core.training import train
@@ -152,6 +155,62 @@ def test_what_was_not_opened_for_longest_makes_room(stored: StorageConfig, packe
             cache.open(name).close()
         with kept:  # its file went, its bytes did not
             assert kept.read() == (packed / SHARDS[0]).read_bytes()
+
+
+_BLOCKS = 1 << 16
+"""What small files take on a disk beyond their bytes."""
+
+
+def test_the_cache_keeps_its_bound_while_many_fetch(stored: StorageConfig, packed: Path) -> None:
+    """Two caches with threads of their own, and room for two of four shards."""
+    narrow = stored.model_copy(update={"cache_mb": 3, "threads": 4})
+    contents = {name: (packed / name).read_bytes() for name in SHARDS}
+    most, done = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not done.is_set():
+            with suppress(FileNotFoundError):  # a file that went in the meantime
+                most = max(most, sum(512 * path.stat().st_blocks for path in narrow.cache.iterdir()))  # type: ignore[union-attr]
+
+    def read(reader: int) -> bool:
+        cache = caches[reader % 2]
+        order = random.Random(reader).choices(SHARDS, k=12)
+        right = True
+        for name, coming in itertools.pairwise(order):
+            cache.ahead([coming])
+            with cache.open(name) as stream:
+                right &= stream.read() == contents[name]
+        return right
+
+    with FolderCache(URI, narrow) as one, FolderCache(URI, narrow) as other, ThreadPoolExecutor(5) as pool:
+        caches = [one, other]
+        watching = pool.submit(watch)
+        assert all(pool.map(read, range(4)))
+        done.set()
+        watching.result()
+    assert 1 << 20 < most <= (3 << 20) + _BLOCKS
+    assert {path.suffix for path in narrow.cache.iterdir()} <= {"", ".lock", ".part"}  # type: ignore[union-attr]
+
+
+def test_a_cached_file_that_a_crash_cut_off_is_fetched_anew(
+    proxy: Proxy, stored: StorageConfig, packed: Path
+) -> None:
+    assert stored.cache is not None
+    with FolderCache(URI, stored) as cache:
+        cache.open("dataset.json").close()
+    (stored.cache / hashlib.sha256((packed / "dataset.json").read_bytes()).hexdigest()).write_bytes(b"")
+    with open_packed(URI, stored) as files:
+        assert read_info(files) == read_info(packed)
+
+
+def test_a_cache_does_not_wait_for_who_holds_a_file_for_ever(stored: StorageConfig, packed: Path) -> None:
+    assert stored.cache is not None
+    sha256 = hashlib.sha256((packed / SHARDS[0]).read_bytes()).hexdigest()
+    with locked(stored.cache / f".{sha256}.lock"), FolderCache(URI, stored) as cache:
+        cache.ahead([SHARDS[0]])
+        cache.open(SHARDS[1]).close()
+    wait_until(nothing_runs)
 
 
 def test_shards_are_fetched_ahead_of_their_turn(proxy: Proxy, stored: StorageConfig) -> None:
