@@ -143,7 +143,7 @@ def atomic_directory(path: Path, *, marker: str) -> Iterator[Path]:
         MeglError: something else is in the way, or the disk fails; `path` is as it was.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow a link to elsewhere)
-    _refuse_to_replace_others(path, marker)
+    refuse_to_replace_others(path, marker)
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -151,7 +151,7 @@ def atomic_directory(path: Path, *, marker: str) -> Iterator[Path]:
             yield temporary
             os.sync()  # one flush: fsync of each file would dominate a folder of many small ones
             temporary.chmod(0o755)
-            _replace_directory(temporary, path)
+            replace_directory(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -196,7 +196,12 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _refuse_to_replace_others(path: Path, marker: str) -> None:
+def refuse_to_replace_others(path: Path, marker: str) -> None:
+    """Refuse a place that holds something else than nothing or a folder with the file `marker` in it.
+
+    Raises:
+        MeglError: it does.
+    """
     if not path.exists() or (path / marker).is_file():
         return
     if not path.is_dir() or any(path.iterdir()):
@@ -207,8 +212,8 @@ def _refuse_to_replace_others(path: Path, marker: str) -> None:
         )
 
 
-def _replace_directory(new: Path, path: Path) -> None:
-    """Put `new` in the place of `path`, where possible in one step of the file system."""
+def replace_directory(new: Path, path: Path) -> None:
+    """Put the folder `new` in the place of `path`, where possible in one step of the file system."""
     if not path.exists():
         new.rename(path)
     elif _exchange(new, path):

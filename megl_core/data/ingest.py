@@ -2,6 +2,7 @@
 
 <workspace>/datasets/<name>/          the dataset, tracked by DVC
 <workspace>/datasets/<name>.json      what it was imported from, its bytes then, its last digest
+<workspace>/datasets/.<name>.new/     an import, until it takes the dataset's place
 <workspace>/datasets/.<name>.source/  what was fetched, until it is imported
 <workspace>/manifests/<digest>.parquet
 """
@@ -17,10 +18,21 @@ from megl_core.data.importers import IMPORTERS, base, import_dataset, writer
 from megl_core.data.manifest import known_labels, read_manifest, root_digest, scan, write_manifest
 from megl_core.data.sources import Source, fetched, find_source
 from megl_core.errors import DataError
-from megl_core.files import read_json, sha256_file, sha256_json, sha256_tree, write_json
+from megl_core.files import (
+    read_json,
+    refuse_to_replace_others,
+    replace_directory,
+    sha256_file,
+    sha256_json,
+    sha256_tree,
+    write_json,
+)
 from megl_core.progress import Reporter, get_reporter
 from megl_core.storage.dvc import DvcVersion, ensure_repository, track
 from megl_core.storage.remote import StoredDataset, store
+
+_COMING = "coming"
+"""In a record: the bytes of an import that was about to take the dataset's place."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +81,13 @@ def ingest(
     """
     reporter, storage = reporter or get_reporter(), storage or StorageConfig()
     dataset = workspace / "datasets" / config.name
-    record_file = dataset.with_name(f"{config.name}.json")
-    record = read_json(record_file) if record_file.is_file() else {}
+    record = read_json(_record_file(dataset)) if _record_file(dataset).is_file() else {}
     source = find_source(config, storage)
     wanted = _source_digest(config, source)
-    if not dataset.is_dir() or record.get("source") != wanted:
+    if not dataset.is_dir() or record.get("source") != wanted or _COMING in record:
+        refuse_to_replace_others(dataset, contract.ANNOTATIONS)
         _refuse_to_overwrite_edits(dataset, record)
-        _import(source, config, dataset, reporter)
-        record = {"imported": sha256_tree(dataset), "origin": source and source.record}
+        record = _import(source, config, dataset, record, reporter)
     table = scan(dataset, config.split, reporter, _known_manifest(workspace, record))
     digest = root_digest(table)
     write_manifest(table, _manifest_path(workspace, digest))
@@ -92,7 +103,7 @@ def ingest(
         "digest": digest,
         "measured_by": _measuring_code(),
     }
-    write_json(record_file, record)
+    write_json(_record_file(dataset), record)
     if storage.dvc_remote:
         split = config.split.model_dump(mode="json")
         store(root, dataset, StoredDataset(digest, version.md5, config.name, split), storage)
@@ -107,11 +118,22 @@ def ingest(
     )
 
 
-def _import(source: Source | None, config: DataConfig, dataset: Path, reporter: Reporter) -> None:
+def _import(
+    source: Source | None, config: DataConfig, dataset: Path, record: dict[str, Any], reporter: Reporter
+) -> dict[str, Any]:
+    """Put an import in the dataset's place; returns the beginning of its record.
+
+    Its bytes are recorded before: where this stops in between, they are not taken for somebody's edits.
+    """
     if source:
         reporter.message(f"importing {source.uri}")
+    new = dataset.with_name(f".{dataset.name}.new")
     with fetched(source, dataset) as folder:
-        import_dataset(config.importer, folder, dataset, config, reporter)
+        import_dataset(config.importer, folder, new, config, reporter)
+    imported = sha256_tree(new)
+    write_json(_record_file(dataset), record | {_COMING: imported})
+    replace_directory(new, dataset)
+    return {"imported": imported, "origin": source and source.record}
 
 
 def _origin(record: dict[str, Any], version: DvcVersion) -> dict[str, Any] | None:
@@ -123,13 +145,17 @@ def _origin(record: dict[str, Any], version: DvcVersion) -> dict[str, Any] | Non
 
 
 def _refuse_to_overwrite_edits(dataset: Path, record: dict[str, Any]) -> None:
-    imported = record.get("imported")
-    if imported and dataset.is_dir() and sha256_tree(dataset) != imported:
+    ours = {record[name] for name in ("imported", _COMING) if record.get(name)}
+    if ours and dataset.is_dir() and sha256_tree(dataset) not in ours:
         raise DataError(
             "this dataset was edited since it was imported, and its source or settings changed as well",
             where=str(dataset),
             fix="remove the folder to import it again, or choose another data.name to keep it",
         )
+
+
+def _record_file(dataset: Path) -> Path:
+    return dataset.with_name(f"{dataset.name}.json")
 
 
 def _source_digest(config: DataConfig, source: Source | None) -> str:

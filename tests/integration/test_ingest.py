@@ -1,5 +1,8 @@
 """The ingest step in a workspace with a real DVC repository: what is imported anew, and what is kept."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,7 +10,7 @@ import pytest
 from megl_core.config import DataConfig, ScenesConfig
 from megl_core.data import ingest as module
 from megl_core.data.ingest import Ingested, ingest
-from megl_core.errors import DataError
+from megl_core.errors import DataError, MeglError
 from megl_core.files import read_json
 
 SCENES = ScenesConfig(num_train=8, num_val=4, num_test=4, size=24)
@@ -60,6 +63,40 @@ def test_edits_are_never_overwritten(first: Ingested, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="edited since it was imported"):
         ingest(more, tmp_path)
     assert "Here is" in (first.dataset / "annotations.jsonl").read_text()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from megl_core.config import DataConfig
+from megl_core.data import ingest as module
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(module, sys.argv[3], kill)
+module.ingest(DataConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("at", ["replace_directory", "scan"])
+def test_an_import_that_was_killed_is_nobodys_edit(first: Ingested, tmp_path: Path, at: str) -> None:
+    """Before and after it took the dataset's place; whether the change stays, or is taken back."""
+    more = CONFIG.model_copy(update={"scenes": SCENES.model_copy(update={"num_train": 12})})
+    command = [sys.executable, "-c", KILLED, more.model_dump_json(), str(tmp_path), at]
+    for config, samples in ((more, 28), (CONFIG, 24)):
+        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+        assert ingest(config, tmp_path).num_samples == samples
+        ingest(CONFIG, tmp_path)
+    assert ingest(CONFIG, tmp_path).digest == first.digest
+
+
+def test_what_is_no_dataset_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "datasets" / "scenes").mkdir(parents=True)
+    (tmp_path / "datasets" / "scenes" / "notes.txt").write_text("mine")
+    with pytest.raises(MeglError, match="holds something else"):
+        ingest(CONFIG, tmp_path)
+    assert (tmp_path / "datasets" / "scenes" / "notes.txt").read_text() == "mine"
 
 
 def test_the_labels_and_their_order_are_part_of_the_result(first: Ingested, tmp_path: Path) -> None:
