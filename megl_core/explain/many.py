@@ -27,7 +27,7 @@ def explain_files(
 ) -> list[dict[str, Any]]:
     """Explain image files with a model; write one PNG panel for each below `output`.
 
-    All files are checked before the first is explained.
+    No panel takes the place of one of the images. All files are checked before the first is explained.
 
     Args:
         model: what `MEGL.from_pretrained` takes, as `device`.
@@ -53,16 +53,16 @@ def explain_files(
 
 
 def _panel_paths(images: Sequence[Path], output: Path) -> list[Path]:
-    """`<stem>.png` for each image; where stems repeat, the later ones are numbered."""
-    taken: set[str] = set()
+    """`<stem>.png` for each image; numbered where that is another panel's path, or that of an image."""
+    taken = {image.resolve() for image in images}
     paths = []
     for image in images:
-        name, number = image.stem, 1
-        while name in taken:
+        path, number = output / f"{image.stem}.png", 1
+        while path.resolve() in taken:
             number += 1
-            name = f"{image.stem}-{number}"
-        taken.add(name)
-        paths.append(output / f"{name}.png")
+            path = output / f"{image.stem}-{number}.png"
+        taken.add(path.resolve())
+        paths.append(path)
     return paths
 
 

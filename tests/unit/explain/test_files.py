@@ -25,6 +25,17 @@ def test_files_become_panels_with_names_of_their_own(model_folder, picture, tmp_
     json.dumps(results)
 
 
+def test_no_panel_replaces_an_image(model_folder, picture, tmp_path):
+    paths = [tmp_path / "one.png", tmp_path / "two.png"]
+    for number, path in enumerate(paths):
+        picture(number).save(path)
+    before = [path.read_bytes() for path in paths]
+    (tmp_path / "link").symlink_to(tmp_path)
+    results = explain_files(model_folder, paths, tmp_path / "link")
+    assert [path.read_bytes() for path in paths] == before
+    assert [result["panel"].rsplit("/", 1)[1] for result in results] == ["one-2.png", "two-2.png"]
+
+
 def test_all_bad_files_are_named_and_nothing_is_written(model_folder, picture, tmp_path):
     picture(0).save(tmp_path / "good.png")
     (tmp_path / "text.png").write_text("no picture")
