@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -125,6 +126,23 @@ def require_rows(table: pa.Table, where: str) -> None:
                 raise IntegrityError(f"the sample {row['id']!r} is not what its digest says", where=where)
 
 
+def require_current(table: pa.Table, dataset: Path) -> None:
+    """Make sure that annotations.jsonl says what it said when a manifest was made; no image is opened.
+
+    Raises:
+        IntegrityError: naming the first line that says something else, or is new, or is gone.
+        DataError: there are no annotations.
+    """
+    recorded = (row for batch in table.to_batches(_BATCH_ROWS) for row in batch.to_pylist())
+    for numbered, row in zip_longest(read_annotations(dataset), recorded):
+        if numbered is None or row is None or not _says_the_same(numbered[1], row):
+            raise IntegrityError(
+                f"line {numbered[0] if numbered else row['line']} changed since the manifest was made",
+                where=str(dataset / ANNOTATIONS),
+                fix="validate the dataset again: megl data validate",
+            )
+
+
 def require_digest(table: pa.Table, expected: str | None, path: Path) -> None:
     """Make sure that a manifest is the one that was meant.
 
@@ -236,19 +254,14 @@ class _Probe:
     def measure(self, numbered: tuple[int, Sample]) -> Row:
         """The manifest's row of a sample, without `split` and `row_sha256`."""
         line, sample = numbered
-        texts = list(sample.explanations)
+        stated = _stated(sample)
+        texts = stated["explanations"]
         return {
-            "id": sample.id,
             "line": line,
-            "label": sample.label,
-            "group": sample.group,
-            "image": sample.image,
+            **stated,
             **self._image(sample.image),
-            "mask": sample.mask,
             **self._mask(sample.mask),
-            "explanations": texts,
             "text_sha256": sha256_json(texts) if texts else None,
-            "extra": canonical_json(dict(sample.extra)).decode(),
         }
 
     def _image(self, path: str) -> Row:
@@ -269,6 +282,25 @@ class _Probe:
             return {"mask_sha256": None, "mask_error": error.what}
         sha256 = hashlib.sha256(content).hexdigest()
         return {"mask_sha256": sha256, **(self.masks.get(sha256) or _measure_mask(content))}
+
+
+def _stated(sample: Sample) -> Row:
+    """What the annotations say of a sample, in the manifest's form and without the split."""
+    return {
+        "id": sample.id,
+        "label": sample.label,
+        "group": sample.group,
+        "image": sample.image,
+        "mask": sample.mask,
+        "explanations": list(sample.explanations),
+        "extra": canonical_json(dict(sample.extra)).decode(),
+    }
+
+
+def _says_the_same(sample: Sample | BadRow, row: Row) -> bool:
+    if isinstance(sample, BadRow) or sample.split not in (None, row["split"]):
+        return False
+    return all(row[name] == value for name, value in _stated(sample).items())
 
 
 def _measure_image(content: bytes) -> Row:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from megl_core.config import SplitConfig
 from megl_core.data.importers import IMPORTERS
-from megl_core.data.manifest import read_manifest
+from megl_core.data.manifest import read_manifest, scan, write_manifest
 from megl_core.data.packed import read_info
 from tests.conftest import REPOSITORY
 from tests.unit.data.build import row, write_dataset, write_rows
@@ -54,6 +55,17 @@ def test_import_names_the_bad_rows_without_a_traceback(tmp_path: Path) -> None:
     assert "annotations.jsonl line 8: id 's1' occurs twice" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "d").exists()
+
+
+def test_a_manifest_from_before_an_edit_is_not_packed(tmp_path: Path) -> None:
+    rows = write_dataset(tmp_path / "pets")
+    write_manifest(scan(tmp_path / "pets", SplitConfig()), tmp_path / "m.parquet")
+    write_rows(tmp_path / "pets", [*rows[:3], rows[3] | {"label": "cat"}, *rows[4:]])
+    result = megl("pack", "pets", "p", "--manifest", "m.parquet", folder=tmp_path)
+    assert result.returncode == 6
+    assert "line 4 changed since the manifest was made" in result.stderr
+    assert "fix:   validate the dataset again: megl data validate" in result.stderr
+    assert not (tmp_path / "p").exists()
 
 
 @pytest.mark.slow

@@ -6,8 +6,15 @@ import pyarrow as pa
 import pytest
 
 from megl_core.config import SplitConfig
-from megl_core.data.manifest import SCHEMA, read_manifest, root_digest, scan, write_manifest
-from megl_core.errors import DataError
+from megl_core.data.manifest import (
+    SCHEMA,
+    read_manifest,
+    require_current,
+    root_digest,
+    scan,
+    write_manifest,
+)
+from megl_core.errors import DataError, IntegrityError
 from tests.conftest import shared_data
 from tests.unit.data.build import Silent, bomb, box_mask, encode, noise, row, write_dataset, write_rows
 
@@ -180,6 +187,38 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path) -> None:
     write_manifest(pa.table({"id": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(DataError, match="not a manifest of this version"):
         read_manifest(tmp_path / "other.parquet")
+
+
+CHANGES = {
+    "label": {"label": "dog"},
+    "text": {"explanations": ["No ears."]},
+    "declared split": {"split": "ood"},
+    "mask": {"mask": None},
+    "another image": {"image": "images/s4.png"},
+    "free column": {"free": 1},
+    "no sample": {"label": ""},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_annotations_that_changed_since_the_scan_are_noticed(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    rows = write_dataset(tmp_path)
+    table = scanned(tmp_path)
+    require_current(table, tmp_path)
+    write_rows(tmp_path, [rows[0] | change, *rows[1:]])
+    with pytest.raises(IntegrityError, match="line 1 changed since"):
+        require_current(table, tmp_path)
+
+
+@pytest.mark.parametrize("count", [5, 7])
+def test_rows_that_are_new_or_gone_since_the_scan_are_noticed(tmp_path: Path, count: int) -> None:
+    rows = write_dataset(tmp_path)
+    table = scanned(tmp_path)
+    write_rows(tmp_path, [*rows, row(6)][:count])
+    with pytest.raises(IntegrityError, match=f"line {max(count, 6)} changed since"):
+        require_current(table, tmp_path)
 
 
 @pytest.mark.slow

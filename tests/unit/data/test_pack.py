@@ -154,6 +154,19 @@ def test_broken_images_are_not_packed(dataset: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_what_the_contract_forbids_is_not_packed(dataset: Path, tmp_path: Path) -> None:
+    (dataset / "masks/s0.png").write_bytes(encode(box_mask(width=6, height=5)))
+    rows = [json.loads(line) for line in (dataset / "annotations.jsonl").read_text().splitlines()]
+    write_rows(dataset, [*rows, rows[2]])
+    with pytest.raises(DataError) as caught:
+        packed(dataset, tmp_path / "p")
+    assert caught.value.problems == (
+        "row 's0' (line 6): mask: 6 x 5 pixels, the image has 12 x 10",
+        "row 's3' (line 7): the id stands in line 3 already",
+    )
+    assert caught.value.where == str(dataset / "annotations.jsonl")
+
+
 @pytest.mark.parametrize("name", ["images/s0.png", "masks/s0.png"])
 @pytest.mark.parametrize("change", ["flip", "remove", "link"])
 def test_bytes_that_changed_since_the_scan_are_noticed(
@@ -181,6 +194,7 @@ def test_a_full_disk_leaves_nothing_half_packed(tmp_path: Path, small_disk: Path
     write_dataset(root, count=8)
     for number in range(8):
         (root / f"images/s{number}.png").write_bytes(encode(noise(number, 256, 256), "BMP"))
+    write_rows(root, [row(number, mask=None) for number in range(8)])
     manifest = tmp_path / "manifest.parquet"
     write_manifest(scan(root, SplitConfig(), Silent()), manifest)
     with pytest.raises(MeglError, match="No space left on device") as caught:
