@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from megl_core.config import PackConfig
-from megl_core.data.contract import ANNOTATIONS, DATASET_JSON
+from megl_core.data.contract import ANNOTATIONS, DATASET_JSON, TRAIN
 from megl_core.data.images import read_file
 from megl_core.data.index import write_index
 from megl_core.data.manifest import known_labels, read_manifest, require_digest, root_digest, row_digest
@@ -72,11 +72,12 @@ def pack(
     Raises:
         DataError: rows that break the contract: a file that did not decode, a mask of another size than its
             image, an id that was there before, a label that is not among `labels`.
+            Or there are no labels, since no row is of the split `train`.
         IntegrityError: a file, or a row of the manifest, is not what the manifest recorded.
     """
     table = read_manifest(manifest)
     require_digest(table, digest, manifest)
-    labels = labels or known_labels(dataset, table)
+    labels = labels or _labels_of(dataset, table)
     _check_rows(table, labels, dataset / ANNOTATIONS)
     table = table.sort_by([("id", "ascending"), ("row_sha256", "ascending")])
     splits: dict[str, dict[str, Any]] = {}
@@ -100,6 +101,18 @@ def pack(
         description = {"format_version": FORMAT_VERSION, "digest": info.digest, "labels": labels}
         write_json(folder / DATASET_JSON, description | {"splits": splits})
     return info
+
+
+def _labels_of(dataset: Path, table: pa.Table) -> list[str]:
+    labels = known_labels(dataset, table)
+    if not labels:
+        splits = sorted(set(table["split"].to_pylist()))
+        raise DataError(
+            f"no row is of the split {TRAIN!r}, so that there are no labels; the splits are {', '.join(splits)}",
+            where=str(dataset / ANNOTATIONS),
+            fix=f"call the split of training rows {TRAIN!r}, or leave it out: data.split then divides the rows",
+        )
+    return labels
 
 
 def _check_rows(table: pa.Table, labels: list[str], annotations: Path) -> None:

@@ -143,6 +143,16 @@ def test_a_label_that_never_trains_is_undeclared(dataset: Path, tmp_path: Path) 
         packed(dataset, tmp_path / "p")
 
 
+def test_a_set_without_training_rows_is_told_once(dataset: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (dataset / "annotations.jsonl").read_text().splitlines()]
+    write_rows(dataset, [{**sample, "split": "training"} for sample in rows])
+    with pytest.raises(DataError, match="the splits are training") as caught:
+        packed(dataset, tmp_path / "p")
+    assert caught.value.problems == ()
+    assert caught.value.where == str(dataset / "annotations.jsonl")
+    assert packed(dataset, tmp_path / "p", labels=["cat", "dog"]).splits == {"training": 6}
+
+
 def test_broken_images_are_not_packed(dataset: Path, tmp_path: Path) -> None:
     (dataset / "images/s5.png").write_bytes(encode(noise(5))[:100])
     (dataset / "masks/s1.png").unlink()
