@@ -21,8 +21,8 @@ from megl_core.data.contract import ANNOTATIONS, DATASET_JSON, TRAIN
 from megl_core.data.images import read_file
 from megl_core.data.index import write_index
 from megl_core.data.manifest import known_labels, read_manifest, require_digest, root_digest, row_digest
-from megl_core.data.packed import FORMAT_VERSION, PackInfo
-from megl_core.errors import DataError, IntegrityError
+from megl_core.data.packed import FORMAT_VERSION, PackInfo, is_packed
+from megl_core.errors import DataError, IntegrityError, MeglError
 from megl_core.files import atomic_directory, resolve_inside, write_json
 from megl_core.progress import Bar, Reporter, get_reporter
 
@@ -74,7 +74,9 @@ def pack(
             image, an id that was there before, a label that is not among `labels`.
             Or there are no labels, since no row is of the split `train`.
         IntegrityError: a file, or a row of the manifest, is not what the manifest recorded.
+        MeglError: something else than packed data is in the way, or the disk fails.
     """
+    _refuse_to_replace_reports(output)
     table = read_manifest(manifest)
     require_digest(table, digest, manifest)
     labels = labels or _labels_of(dataset, table)
@@ -103,14 +105,24 @@ def pack(
     return info
 
 
+def _refuse_to_replace_reports(output: Path) -> None:
+    """A folder of `megl data validate` holds the marker too."""
+    if (output / MANIFEST).is_file() and not is_packed(output):
+        raise MeglError(
+            f"{output.name} is there already and holds a manifest, but no packed data",
+            where=str(output),
+            fix="choose another folder, or move this one away",
+        )
+
+
 def _labels_of(dataset: Path, table: pa.Table) -> list[str]:
     labels = known_labels(dataset, table)
     if not labels:
         splits = sorted(set(table["split"].to_pylist()))
         raise DataError(
-            f"no row is of the split {TRAIN!r}, so that there are no labels; the splits are {', '.join(splits)}",
+            f"no row is of the split {TRAIN!r}, which names the labels; the splits are {', '.join(splits)}",
             where=str(dataset / ANNOTATIONS),
-            fix=f"call the split of training rows {TRAIN!r}, or leave it out: data.split then divides the rows",
+            fix=f"call it {TRAIN!r} there, leave `split` out, or set data.labels",
         )
     return labels
 

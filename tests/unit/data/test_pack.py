@@ -153,6 +153,18 @@ def test_a_set_without_training_rows_is_told_once(dataset: Path, tmp_path: Path)
     assert packed(dataset, tmp_path / "p", labels=["cat", "dog"]).splits == {"training": 6}
 
 
+def test_packed_data_are_replaced_and_reports_are_not(dataset: Path, tmp_path: Path) -> None:
+    packed(dataset, tmp_path / "p")
+    packed(dataset, tmp_path / "p")
+    reports = tmp_path / "validation"
+    reports.mkdir()
+    write_manifest(scan(dataset, SplitConfig(), Silent()), reports / "manifest.parquet")
+    (reports / "validation.html").write_text("passed")
+    with pytest.raises(MeglError, match="holds a manifest, but no packed data"):
+        packed(dataset, reports)
+    assert tree(reports) == {"manifest.parquet", "validation.html"}
+
+
 def test_broken_images_are_not_packed(dataset: Path, tmp_path: Path) -> None:
     (dataset / "images/s5.png").write_bytes(encode(noise(5))[:100])
     (dataset / "masks/s1.png").unlink()
