@@ -278,8 +278,7 @@ def _scan_into(dataset: Path, manifest: Path, split: SplitConfig) -> Path:
     """Scan a dataset; what an earlier manifest at the same place measured is not decoded again."""
     from megl_core.data.manifest import scan, write_manifest
 
-    known = manifest if manifest.is_file() else None
-    write_manifest(scan(dataset, split, known=known), manifest)
+    write_manifest(scan(dataset, split, known=manifest), manifest)
     return manifest
 
 

@@ -17,11 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megl_core.config import SplitConfig
+from megl_core.data import images
 from megl_core.data.contract import ANNOTATIONS, TRAIN, BadRow, Sample, declared_labels, read_annotations
 from megl_core.data.images import decode_image, decode_mask, difference_hash, read_file
 from megl_core.data.split import assign_splits
 from megl_core.errors import DataError, IntegrityError
-from megl_core.files import atomic_file, canonical_json, resolve_inside, sha256_json
+from megl_core.files import atomic_file, canonical_json, resolve_inside, sha256_file, sha256_json
 from megl_core.progress import Reporter, get_reporter
 
 SCHEMA = pa.schema(
@@ -55,6 +56,7 @@ _DIGEST_DOMAIN = b"megl-manifest-v1\n"
 _DIGESTED = ("id", "label", "split", "group", "image_sha256", "mask_sha256", "explanations", "extra")
 _IMAGE_MEASURES = ("width", "height", "image_hash", "image_error")
 _MASK_MEASURES = ("mask_width", "mask_height", "mask_area", "mask_error")
+_MEASURED_BY = b"measured_by"  # in the file's metadata
 _MAX_PROBLEMS = 1000
 _BATCH_ROWS = 4096
 
@@ -78,7 +80,8 @@ def scan(
     Args:
         dataset: a folder of the data contract.
         split: how rows without a declared split are divided.
-        known: an earlier manifest; bytes measured there are hashed, but not decoded again.
+        known: an earlier manifest; bytes measured there are hashed, but not decoded again. One that cannot
+            be read, or was measured by other code, counts as none.
 
     Returns:
         A table of `SCHEMA` in file order.
@@ -98,7 +101,8 @@ def scan(
                 batches.append(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
                 rows.clear()
     batches.append(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
-    return pa.Table.from_batches(batches, schema=SCHEMA)
+    table = pa.Table.from_batches(batches, schema=SCHEMA)
+    return table.replace_schema_metadata({_MEASURED_BY: _measuring_code()})
 
 
 def row_digest(row: Mapping[str, Any]) -> str:
@@ -321,9 +325,19 @@ def _measure_mask(content: bytes) -> Row:
 
 
 def _known(manifest: Path, key: str, measures: tuple[str, ...]) -> dict[str, Row]:
-    """What an earlier manifest says of each digest."""
-    table = read_manifest(manifest, [key, *measures])
+    """What an earlier manifest says of each digest, where the code of today would say the same."""
+    try:
+        table = read_manifest(manifest, [key, *measures])
+    except DataError:
+        return {}
+    if (table.schema.metadata or {}).get(_MEASURED_BY) != _measuring_code():
+        return {}
     return {row.pop(key): row for row in table.to_pylist() if row[key] is not None}
+
+
+def _measuring_code() -> bytes:
+    sources = (Path(__file__), Path(images.__file__))
+    return sha256_json([sha256_file(source) for source in sources]).encode()
 
 
 def _in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

@@ -71,6 +71,8 @@ def test_a_manifest_from_before_an_edit_is_not_packed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_validate_prints_its_verdict_and_keeps_the_manifest(tmp_path: Path) -> None:
     write_dataset(tmp_path / "pets", count=12)
+    (tmp_path / "runs/validation").mkdir(parents=True)
+    (tmp_path / "runs/validation/manifest.parquet").write_bytes(b"cut off")
     small = "--set=validation.image_side.min=8"  # the pictures are 12x10
     passed = megl("validate", "pets", "--json", small, folder=tmp_path)
     assert passed.returncode == 0, passed.stderr

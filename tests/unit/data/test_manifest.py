@@ -170,6 +170,23 @@ def test_known_bytes_are_not_decoded_again(tmp_path: Path) -> None:
     assert again["width"].to_pylist() == [77, 5, 12, 12, 12, 12]
 
 
+@pytest.mark.parametrize("known", ["absent", "broken", "older version", "other code", "code not told"])
+def test_measures_of_anything_else_are_taken_again(tmp_path: Path, known: str) -> None:
+    write_dataset(tmp_path / "data")
+    table, path = scanned(tmp_path / "data"), tmp_path / "known.parquet"
+    claimed = table.set_column(
+        SCHEMA.get_field_index("width"), SCHEMA.field("width"), pa.array([77] * 6, pa.int32())
+    )
+    if known == "broken":
+        path.write_bytes(b"PAR1")
+    elif known == "older version":
+        write_manifest(claimed.drop_columns("mask_area"), path)
+    elif known != "absent":
+        metadata = {"measured_by": "0" * 64} if known == "other code" else None
+        write_manifest(claimed.replace_schema_metadata(metadata), path)
+    assert scanned(tmp_path / "data", known=path).equals(table)
+
+
 def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data")
     table = scanned(tmp_path / "data")
