@@ -57,22 +57,40 @@ def sha256_tree(root: Path) -> str:
 
 
 def tree_digests(root: Path) -> dict[str, str]:
-    """`{relative POSIX path: SHA-256}` of every regular file below `root`."""
+    """`{relative POSIX path: SHA-256}` of every regular file below `root`.
+
+    Raises:
+        DataError: a file's name is no UTF-8, so that it cannot stand in JSON.
+    """
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    return {path.relative_to(root).as_posix(): sha256_file(path) for path in files}
+    return {_name_below(root, path): sha256_file(path) for path in files}
+
+
+def _name_below(root: Path, path: Path) -> str:
+    name = path.relative_to(root).as_posix()
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"the file name {name!r} is not UTF-8", where=str(root), fix="rename the file"
+        ) from None
+    return name
 
 
 def resolve_inside(root: Path, relative: str) -> Path:
     """The real path of `relative` below `root`.
 
     Raises:
-        DataError: the path is absolute, climbs out of `root`, or leads out of it by a symlink.
+        DataError: the path is absolute, climbs out of `root`, or leads out of it or in a circle by a symlink.
     """
     pure = PurePosixPath(relative)
     if not relative or "\x00" in relative or pure.is_absolute() or ".." in pure.parts:
         raise DataError(f"unsafe path {relative!r}: it must be relative and stay in its folder")
     real_root = root.resolve()
-    real = (real_root / pure).resolve()
+    try:
+        real = (real_root / pure).resolve()
+    except RuntimeError:  # of Python before 3.13
+        raise DataError(f"unsafe path {relative!r}: its symlinks lead in a circle") from None
     if not real.is_relative_to(real_root):
         raise DataError(f"unsafe path {relative!r}: it leads out of {root}")
     return real

@@ -60,6 +60,7 @@ def find_source(data: DataConfig, storage: StorageConfig) -> Source | None:
 def fetched(source: Source | None, target: Path) -> Iterator[Path | None]:
     """The data as a folder, to be imported to `target`. What has to be copied lies in a hidden folder beside
     that until the block ends well, so that a download that stopped goes on there."""
+    target = target.absolute()  # "." has no name
     scratch = target.with_name(f".{target.name}.source")
     try:
         yield source.fetch(scratch / source.content[:16]) if source else None

@@ -185,6 +185,12 @@ def test_digests_are_those_of_the_bytes_and_the_names(tmp_path: Path) -> None:
     assert files.sha256_tree(tmp_path / "tree") != before
 
 
+def test_a_name_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+    with pytest.raises(DataError, match=r"'caf\\udce9.png' is not UTF-8"):
+        files.sha256_tree(tmp_path)
+
+
 # --- paths -----------------------------------------------------------------------------------
 
 
@@ -219,6 +225,13 @@ def test_symlinks_may_stay_inside_but_not_lead_out(tmp_path: Path) -> None:
     for relative in ("file.png", "folder/secret", "rootlike/x"):
         with pytest.raises(DataError, match="unsafe path"):
             files.resolve_inside(root, relative)
+
+
+def test_symlinks_that_lead_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("b.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    with pytest.raises(DataError, match="lead in a circle"):
+        files.resolve_inside(tmp_path, "a.png")
 
 
 def test_the_root_itself_may_be_reached_through_a_symlink(tmp_path: Path) -> None:

@@ -57,6 +57,15 @@ def test_import_names_the_bad_rows_without_a_traceback(tmp_path: Path) -> None:
     assert not (tmp_path / "d").exists()
 
 
+def test_the_folder_one_stands_in_can_be_imported_into(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "s")
+    (tmp_path / "here").mkdir()
+    result = megl("import", "folder", tmp_path / "s", ".", folder=tmp_path / "here")
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "s"]
+    assert (tmp_path / "here/images/s0.png").is_file()
+
+
 def test_a_manifest_from_before_an_edit_is_not_packed(tmp_path: Path) -> None:
     rows = write_dataset(tmp_path / "pets")
     write_manifest(scan(tmp_path / "pets", SplitConfig()), tmp_path / "m.parquet")

@@ -98,19 +98,21 @@ def test_duplicate_ids_stay_in(tmp_path: Path) -> None:
 def test_rows_that_cannot_be_represented_are_raised_together(tmp_path: Path) -> None:
     write_dataset(tmp_path)
     (tmp_path / "images/link.png").symlink_to("/etc/passwd")
+    (tmp_path / "images/circle.png").symlink_to("circle.png")
     lines = [
         json.dumps(row(0)).encode(),
         b'{"id": "\xff"}',
         json.dumps(row(1, image="../../etc/passwd")).encode(),
         json.dumps(row(2, image="images/link.png")).encode(),
         json.dumps(row(3, mask="/etc/passwd")).encode(),
+        json.dumps(row(4, image="images/circle.png")).encode(),
         b"",
     ]
     (tmp_path / "annotations.jsonl").write_bytes(b"\n".join(lines))
-    with pytest.raises(DataError, match="4 bad rows") as caught:
+    with pytest.raises(DataError, match="5 bad rows") as caught:
         scanned(tmp_path)
     assert [problem.split(":")[0] for problem in caught.value.problems] == [
-        f"annotations.jsonl line {line}" for line in (2, 3, 4, 5)
+        f"annotations.jsonl line {line}" for line in (2, 3, 4, 5, 6)
     ]
     assert "'../../etc/passwd'" in caught.value.problems[1]
     assert "leads out" in caught.value.problems[2]
