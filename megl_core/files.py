@@ -135,7 +135,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary sibling of `path` to write to; it takes the name `path` when the block ends well."""
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=_hidden(path), dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -164,7 +164,7 @@ def atomic_directory(path: Path, *, marker: str) -> Iterator[Path]:
     _refuse_to_replace_others(path, marker)
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=_hidden(path), dir=path.parent))
         try:
             yield temporary
             os.sync()  # one flush: fsync of each file would dominate a folder of many small ones
@@ -189,6 +189,11 @@ def locked(path: Path, *, wait: bool = True, shared: bool = False) -> Iterator[N
     with path.open("wb") as stream:
         fcntl.flock(stream, kind if wait else kind | fcntl.LOCK_NB)
         yield
+
+
+def _hidden(path: Path) -> str:
+    """How a temporary sibling's name begins: short, since that of `path` may be as long as names can be."""
+    return f".{path.name[:32]}."
 
 
 def _refuse_to_replace_others(path: Path, marker: str) -> None:
@@ -222,7 +227,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def _swap(new: Path, path: Path) -> None:
     """The old folder steps aside and comes back if the move fails."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    aside = Path(tempfile.mkdtemp(prefix=f"{_hidden(path)}old.", dir=path.parent))
     path.rename(aside / "old")
     try:
         new.rename(path)

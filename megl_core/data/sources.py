@@ -74,7 +74,14 @@ def fetched(source: Source | None, target: Path) -> Iterator[Path | None]:
 def _folder(folder: Path) -> Source:
     if not folder.is_dir():
         raise DataError("no such source folder", where=str(folder))
-    digest = sha256_tree(folder)
+    try:
+        digest = sha256_tree(folder)
+    except OSError as error:
+        raise DataError(
+            f"a file of the source cannot be read: {error.strerror}",
+            where=str(error.filename),
+            fix="make it readable, or take it out of the folder",
+        ) from None
     return Source(folder.resolve().as_uri(), digest, {"sha256": digest}, lambda _: folder)
 
 

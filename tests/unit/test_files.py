@@ -31,6 +31,15 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert target.stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "漢" * 85])
+def test_a_name_may_be_as_long_as_the_file_system_lets_it(tmp_path: Path, name: str) -> None:
+    files.write_bytes(tmp_path / name, b"new")
+    with files.atomic_directory(tmp_path / "below" / name, marker="file") as temporary:
+        (temporary / "file").write_bytes(b"")
+    assert names(tmp_path) == sorted(["below", name])
+    assert names(tmp_path / "below") == [name]
+
+
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "file"
     files.write_bytes(target, b"old")

@@ -83,12 +83,16 @@ def locate(root: Path, *candidates: str) -> Path:
     """The first of `candidates` (paths that the data names, relative to `root`) that is a regular file.
 
     Raises:
-        DataError: one of them is unsafe, or none is there.
+        DataError: one of them is unsafe or cannot be read, or none is there.
     """
     for candidate in candidates:
         path = resolve_inside(root, candidate)
-        if path.is_file():
-            return path
+        try:
+            if path.is_file():
+                path.open("rb").close()
+                return path
+        except OSError as error:
+            raise DataError(f"{candidate!r} cannot be read: {error.strerror}") from None
     raise DataError(f"no file {' or '.join(map(repr, candidates))} in {root}")
 
 
