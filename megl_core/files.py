@@ -153,6 +153,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_directory(path: Path, *, marker: str) -> Iterator[Path]:
     """A temporary sibling folder to fill; it takes the place of `path` as a whole when the block ends well.
 
+    A symbolic link stays, and the folder that it leads to is replaced, or made.
+
     Args:
         marker: a file that every such folder holds. A folder that is there already is replaced only if
             it is empty or holds this file: nobody's own files are ever removed.
@@ -160,7 +162,7 @@ def atomic_directory(path: Path, *, marker: str) -> Iterator[Path]:
     Raises:
         MeglError: something else is in the way, or the disk fails; `path` is as it was.
     """
-    path = Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow a link to elsewhere)
+    path = _end_of_links(path)
     _refuse_to_replace_others(path, marker)
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,6 +191,15 @@ def locked(path: Path, *, wait: bool = True, shared: bool = False) -> Iterator[N
     with path.open("wb") as stream:
         fcntl.flock(stream, kind if wait else kind | fcntl.LOCK_NB)
         yield
+
+
+def _end_of_links(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError:  # of Python before 3.13
+        raise MeglError(
+            f"{path.name} is a symlink that leads in a circle", where=str(path), fix="remove it"
+        ) from None
 
 
 def _hidden(path: Path) -> str:

@@ -308,6 +308,26 @@ def test_nobodys_own_files_are_replaced(tmp_path: Path) -> None:
     assert names(precious) == ["thesis.txt"]
 
 
+def test_a_link_stays_and_the_folder_behind_it_is_replaced(tmp_path: Path) -> None:
+    link, folder = tmp_path / "link", tmp_path / "disk" / "folder"
+    link.symlink_to(folder)
+    for text in ("made", "replaced"):
+        fill(link, text)
+        assert link.readlink() == folder
+        assert (folder / "file").read_text() == text
+    with pytest.raises(KeyboardInterrupt), files.atomic_directory(link, marker="file") as temporary:
+        write_and_interrupt(temporary / "file")
+    assert (folder / "file").read_text() == "replaced"
+    assert (names(tmp_path), names(folder.parent), names(folder)) == (["disk", "link"], ["folder"], ["file"])
+
+
+def test_a_link_that_leads_in_a_circle_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(MeglError, match="leads in a circle"):
+        fill(tmp_path / "circle", "new")
+    assert names(tmp_path) == ["circle"]
+
+
 def test_the_folder_one_stands_in_can_be_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
