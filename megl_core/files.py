@@ -116,6 +116,20 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An `object_pairs_hook` for JSON of others: of a key that occurs twice the later would win unseen.
+
+    Raises:
+        ValueError: a key occurs twice.
+    """
+    collected = dict(pairs)
+    if len(collected) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in collected if keys.count(key) > 1)
+        raise ValueError(f"key {twice!r} occurs twice in one object")
+    return collected
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file that one of our steps wrote.
 
