@@ -317,6 +317,10 @@ def test_what_is_not_there_is_named(dataset: Path, tmp_path: Path) -> None:
     (dataset / "dataset.json").write_text("{}")
     with pytest.raises(DataError, match="not a packed dataset"):
         read_info(dataset)
+    for path in (tmp_path / "absent", dataset / "annotations.jsonl"):
+        with pytest.raises(DataError, match="no packed data here") as caught:
+            read_info(path)
+        assert "megl data pack" in str(caught.value.fix)
 
 
 @pytest.mark.slow
