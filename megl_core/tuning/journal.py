@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 from optuna.storages.journal import JournalFileBackend
 
 from megl_core.files import locked
+from megl_core.tuning.study import JOURNAL
 
-_FILE = "journal.log"
 _LOCK = "journal.lock"
 
 
@@ -24,8 +24,8 @@ class Journal(JournalFileBackend):
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        super().__init__(str(folder / _FILE))
-        self._file = folder / _FILE
+        super().__init__(str(folder / JOURNAL))
+        self._file = folder / JOURNAL
         self._guard = folder / _LOCK
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:

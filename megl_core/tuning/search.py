@@ -92,7 +92,7 @@ def tune(
         DataError: the data have no validation split, or no mask in it where the score looks at masks.
         ConfigError: the folder holds a search over other data, settings or code.
         UnavailableError: another process searches in that folder; MLflow or a device is not there.
-        MeglError: no trial succeeded.
+        MeglError: the folder holds something else than a search, or no trial succeeded.
     """
     with open_packed(data, config.storage) as files:
         _require_measurable(files, space)

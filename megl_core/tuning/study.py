@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 from megl_core.code import code_digest
 from megl_core.config import Config, changed
 from megl_core.errors import ConfigError, UnavailableError
-from megl_core.files import locked
+from megl_core.files import locked, refuse_to_replace_others
 from megl_core.tuning.space import Choices, Range, Space, Value, is_near_whole, overrides
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
+JOURNAL = "journal.log"
+_LOCK = "lock"
 _NAME = "megl"
 _STOPPED = "stopped"
 """Attribute of the study: trials that were cut off with their search; their settings are tried again."""
@@ -214,10 +216,13 @@ def alone(folder: Path) -> Iterator[None]:
 
     Raises:
         UnavailableError: another process does.
+        MeglError: the folder holds something else than a search.
     """
+    if not (folder / _LOCK).is_file():  # which a search writes first
+        refuse_to_replace_others(folder, JOURNAL)
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(folder / "lock", wait=False))
+            stack.enter_context(locked(folder / _LOCK, wait=False))
         except BlockingIOError:
             raise UnavailableError(
                 "another process searches here",

@@ -21,14 +21,14 @@ import yaml
 from megl_core.config import Config, changed, load_config
 from megl_core.data.manifest import SCHEMA, row_digest, scan, write_manifest
 from megl_core.data.pack import pack
-from megl_core.errors import ConfigError, DataError, UnavailableError
+from megl_core.errors import ConfigError, DataError, MeglError, UnavailableError
 from megl_core.progress import SilentReporter
 from megl_core.registry.connection import connect
 from megl_core.registry.tracking import resolve_tracking_uri
 from megl_core.storage.s3 import upload_folder
 from megl_core.tuning import Space, Tuned, tune
 from megl_core.tuning.space import Choices, Range
-from megl_core.tuning.study import ended, open_study, take_up
+from megl_core.tuning.study import alone, ended, open_study, take_up
 from tests.integration.faulty_store import Proxy, settings
 
 _PATIENCE = 300  # seconds, for machines that have much else to do
@@ -90,6 +90,23 @@ def test_a_search_in_two_sittings_is_the_same_search(packed: Path, tmp_path: Pat
         journal.write('{"op_code":5,"wor')  # what the power took away
     assert searched(packed, tmp_path / "other", 4).attempts == one.attempts
     assert len({tuple(attempt.values.items()) for attempt in one.attempts}) == 4
+
+
+def test_a_folder_of_something_else_is_no_place_for_a_search(packed: Path, tmp_path: Path) -> None:
+    model = tmp_path / "tune"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(MeglError, match="holds something else"):
+        searched(packed, tmp_path, 1)
+    assert [path.name for path in model.iterdir()] == ["model.safetensors"]
+
+
+def test_a_search_that_was_stopped_before_its_first_record_can_be_started_again(
+    packed: Path, tmp_path: Path
+) -> None:
+    with alone(tmp_path / "tune"):
+        pass
+    assert len(searched(packed, tmp_path, 1).attempts) == 1
 
 
 def test_a_folder_holds_one_search(packed: Path, tmp_path: Path) -> None:
