@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from megl_core.data.images import decode_image, read_file
-from megl_core.errors import DataError
+from megl_core.errors import ConfigError, DataError
 from megl_core.explain.asking import Picture
 from megl_core.explain.explanation import Explained
 from megl_core.files import atomic_file
@@ -38,9 +38,11 @@ def explain_files(
         For each image its path, the panel's path, label, probability, probabilities and rationale.
 
     Raises:
-        DataError: files that are no images (all of them are named), or no model in the folder.
+        DataError: files that are no images (all of them are named), a folder among them, or no model in the folder.
         UnavailableError: there is no such device.
+        ConfigError: `output` is a file.
     """
+    _check_output(output)
     _check_all(images)
     network = MEGL.from_pretrained(model, device)
     results = []
@@ -77,7 +79,15 @@ def _summary(image: Path, panel: Path, explained: Explained) -> dict[str, Any]:
     }
 
 
+def _check_output(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"{output.name} is a file", where=str(output), fix="--output names a folder")
+
+
 def _check_all(images: Sequence[Path]) -> None:
+    for path in images:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder", fix=f"give its pictures: {path}/*.jpg")
     problems = []
     for path in images:
         try:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from megl_core.errors import DataError
+from megl_core.errors import ConfigError, DataError
 from megl_core.explain.many import explain_files
 from tests.unit.explain.conftest import LABELS
 
@@ -34,6 +34,14 @@ def test_no_panel_replaces_an_image(model_folder, picture, tmp_path):
     results = explain_files(model_folder, paths, tmp_path / "link")
     assert [path.read_bytes() for path in paths] == before
     assert [result["panel"].rsplit("/", 1)[1] for result in results] == ["one-2.png", "two-2.png"]
+
+
+def test_a_folder_in_the_place_of_a_file_and_a_file_in_that_of_a_folder(model_folder, picture, tmp_path):
+    picture(0).save(tmp_path / "one.png")
+    with pytest.raises(DataError, match=r"is a folder(.|\n)*/\*\.jpg"):
+        explain_files(model_folder, [tmp_path], tmp_path / "out")
+    with pytest.raises(ConfigError, match="--output names a folder"):
+        explain_files(model_folder, [tmp_path / "one.png"], tmp_path / "one.png")
 
 
 def test_all_bad_files_are_named_and_nothing_is_written(model_folder, picture, tmp_path):
