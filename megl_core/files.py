@@ -22,11 +22,19 @@ _DISK_ERRORS = {
     errno.EDQUOT,
     errno.EEXIST,
     errno.EIO,
+    errno.EISDIR,
     errno.ENAMETOOLONG,
     errno.ENOSPC,
     errno.ENOTDIR,
     errno.EPERM,
     errno.EROFS,
+}
+
+_WAY_OUT = "free some space or choose a folder you may write to"
+_WAYS_OUT = {
+    errno.EEXIST: "a file is in the place of a folder: choose another folder",
+    errno.EISDIR: "a folder is in the place of the file: choose another name",
+    errno.ENOTDIR: "a file is in the place of a folder: choose another folder",
 }
 
 
@@ -260,6 +268,16 @@ def refuse_to_replace_others(path: Path, marker: str) -> None:
         )
 
 
+def refuse_folder(path: Path) -> None:
+    """Refuse a folder where a file is to be written.
+
+    Raises:
+        MeglError: there is one.
+    """
+    if path.is_dir():
+        raise MeglError(f"{path.name} is a folder", where=str(path), fix="name a file")
+
+
 def replace_directory(new: Path, path: Path) -> None:
     """Put the folder `new` in the place of `path`, where possible in one step of the file system."""
     if not path.exists():
@@ -310,5 +328,5 @@ def _disk_errors(path: Path) -> Iterator[None]:
         raise MeglError(
             f"cannot write {path.name}: {error.strerror or error}",
             where=str(path),
-            fix="free some space or choose a folder you may write to; nothing was left half-written",
+            fix=f"{_WAYS_OUT.get(error.errno or 0, _WAY_OUT)}; nothing was left half-written",
         ) from error

@@ -135,9 +135,11 @@ def pack(
     Example: megl data pack data/scenes runs/packed --manifest runs/validation/manifest.parquet
     """
     from megl_core.data.manifest import read_manifest, require_current
+    from megl_core.data.pack import check_output
     from megl_core.data.pack import pack as run_pack
 
     config = resolve_config(params, set_)
+    check_output(output)
     if manifest:
         require_current(read_manifest(manifest), dataset)
     with tempfile.TemporaryDirectory() as scratch:

@@ -23,7 +23,7 @@ from megl_core.data.index import write_index
 from megl_core.data.manifest import known_labels, read_manifest, require_digest, root_digest, row_digest
 from megl_core.data.packed import FORMAT_VERSION, PackInfo, is_packed
 from megl_core.errors import DataError, IntegrityError, MeglError
-from megl_core.files import atomic_directory, resolve_inside, write_json
+from megl_core.files import atomic_directory, refuse_to_replace_others, resolve_inside, write_json
 from megl_core.progress import Bar, Reporter, get_reporter
 
 MANIFEST = "manifest.parquet"
@@ -76,7 +76,7 @@ def pack(
         IntegrityError: a file, or a row of the manifest, is not what the manifest recorded.
         MeglError: something else than packed data is in the way, or the disk fails.
     """
-    _refuse_to_replace_reports(output)
+    check_output(output)
     table = read_manifest(manifest)
     require_digest(table, digest, manifest)
     labels = labels or _labels_of(dataset, table)
@@ -105,8 +105,14 @@ def pack(
     return info
 
 
-def _refuse_to_replace_reports(output: Path) -> None:
-    """A folder of `megl data validate` holds the marker too."""
+def check_output(output: Path) -> None:
+    """See before the work that packed data can be put there.
+
+    Raises:
+        MeglError: something else than packed data is in the way. A folder of `megl data validate` is that,
+            though it holds a manifest.
+    """
+    refuse_to_replace_others(output, MANIFEST)
     if (output / MANIFEST).is_file() and not is_packed(output):
         raise MeglError(
             f"{output.name} is there already and holds a manifest, but no packed data",

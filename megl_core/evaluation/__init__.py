@@ -67,8 +67,10 @@ def evaluate(
     Raises:
         ConfigError: a split in `config.splits` does not exist, or a model that should judge the rationales.
         DataError: no model, no packed data, nothing to evaluate, or data labels unknown to the model.
+        MeglError: something else than an evaluation is at `output`.
         UnavailableError: there is no such device.
     """
+    files.refuse_to_replace_others(output, EVALUATION_FILE)
     import torch
 
     torch.set_num_threads(config.num_threads)

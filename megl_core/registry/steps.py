@@ -87,8 +87,9 @@ def train_tracked(
 
     Raises:
         IntegrityError: the packed bytes are not those with this digest ("": with the recorded one).
+        MeglError: something else than a model is at `output`, or a folder at `profile`.
     """
-    from megl_core.training import train
+    from megl_core.training import check_places, train
 
     sections = (config.model, config.objective, config.train)
     code = code or code_digest()
@@ -99,6 +100,7 @@ def train_tracked(
     }  # fmt: skip
     is_main = os.environ.get("RANK", "0") == "0"
     if is_main:
+        check_places(output, profile)
         digest = _verified(data, digest, config.storage)
     started = _now()
 

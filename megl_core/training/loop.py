@@ -21,7 +21,13 @@ from megl_core.config import ModelConfig, ObjectiveConfig, StorageConfig, TrainC
 from megl_core.data.loading import Batch
 from megl_core.data.streaming import open_packed
 from megl_core.errors import DataError, MeglError, UnavailableError
-from megl_core.files import atomic_directory, sha256_tree, write_json
+from megl_core.files import (
+    atomic_directory,
+    refuse_folder,
+    refuse_to_replace_others,
+    sha256_tree,
+    write_json,
+)
 from megl_core.memory import keep_freed_memory
 from megl_core.progress import Reporter, SilentReporter, get_reporter
 from megl_core.training.checkpoint import (
@@ -98,9 +104,11 @@ def train(
 
     Raises:
         DataError: there is nothing to train on.
-        MeglError: loss or gradient is not finite; the message names the images.
+        MeglError: something else is at `output` or `profile`; loss or gradient is not finite: the message
+            names the images.
         UnavailableError: another process died or got stuck; the message names it.
     """
+    check_places(output, profile)
     torch.set_num_threads(config.num_threads)
     settings = Settings(model, objective, config)
     with (
@@ -122,6 +130,17 @@ def train(
         result = run.finish(output) if process.is_main else None
         process.meet("finished")
         return result
+
+
+def check_places(output: Path, profile: Path | None) -> None:
+    """See before a run that its results can be written when it ends.
+
+    Raises:
+        MeglError: something else than a model is at `output`, or a folder at `profile`.
+    """
+    refuse_to_replace_others(output, TRAINING_FILE)
+    if profile is not None:
+        refuse_folder(profile)
 
 
 class Run:

@@ -149,6 +149,15 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> Non
     assert (tmp_path / "file").read_bytes() == b""
 
 
+def test_a_folder_in_the_place_of_a_file_is_a_clear_error_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(MeglError, match="Is a directory"):
+        files.write_bytes(tmp_path / "folder", b"")
+    with pytest.raises(MeglError, match="is a folder"):
+        files.refuse_folder(tmp_path / "folder")
+    assert names(tmp_path) == ["folder"]
+
+
 # --- JSON and digests ------------------------------------------------------------------------
 
 

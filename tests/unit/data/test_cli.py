@@ -78,6 +78,14 @@ def test_a_manifest_from_before_an_edit_is_not_packed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_taken_place_for_packed_data_is_told_before_the_scan(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").write_text("mine")
+    done = megl("pack", "no-dataset", "taken", folder=tmp_path)
+    assert done.returncode == 1
+    assert "holds something else" in done.stderr
+
+
 def test_validate_prints_its_verdict_and_keeps_the_manifest(tmp_path: Path) -> None:
     write_dataset(tmp_path / "pets", count=12)
     (tmp_path / "runs/validation").mkdir(parents=True)

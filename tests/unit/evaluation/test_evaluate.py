@@ -10,7 +10,7 @@ from megl_core.config import EvaluationConfig, PackConfig, SplitConfig
 from megl_core.data.manifest import scan, write_manifest
 from megl_core.data.pack import pack
 from megl_core.data.packed import read_info
-from megl_core.errors import ConfigError, DataError
+from megl_core.errors import ConfigError, DataError, MeglError
 from megl_core.evaluation import evaluate, read_evaluation
 from megl_core.files import sha256_tree
 from megl_core.metrics.meteor import why_unavailable
@@ -176,6 +176,12 @@ def test_an_unknown_split_is_refused(packed, crossed_model, tmp_path):
 def test_a_folder_without_a_model_is_refused(packed, tmp_path):
     with pytest.raises(DataError, match="no trained model"):
         evaluate(tmp_path, packed, CONFIG, tmp_path / "out")
+
+
+def test_a_folder_of_something_else_is_refused_before_the_model_is_read(packed, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(MeglError, match="holds something else"):
+        evaluate(tmp_path / "no model", packed, CONFIG, tmp_path)
 
 
 def test_another_version_of_the_file_is_refused(tmp_path):

@@ -171,6 +171,18 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(packed: Pat
     assert any(not torch.equal(weights["a"][key], weights["c"][key]) for key in weights["a"])
 
 
+def test_a_place_for_the_results_that_is_taken_is_told_before_the_first_step(
+    packed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    recorder = Recorder()
+    with pytest.raises(MeglError, match="holds something else"):
+        run(packed, tmp_path, tracker=recorder)
+    with pytest.raises(MeglError, match="is a folder"):
+        run(packed, tmp_path / "model", tracker=recorder, profile=tmp_path)
+    assert (recorder.params, recorder.metrics) == ({}, [])
+
+
 def test_a_restarted_run_forgets_its_checkpoints(
     packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
