@@ -254,9 +254,9 @@ def _trained_on(version: str, config: Config, workspace: Path) -> str:
     """Root digest of the data that a registered model was trained on."""
     from megl_core.lineage.record import parse_reference, read_record
     from megl_core.provenance.statement import data_digest
-    from megl_core.registry.tracking import resolve_tracking_uri
+    from megl_core.registry.tracking import resolve_registry
 
-    recorded = read_record(*parse_reference(version), resolve_tracking_uri(config.registry, workspace))
+    recorded = read_record(*parse_reference(version), resolve_registry(config.registry, workspace))
     digest = data_digest(recorded.statement) if recorded.statement else ""
     if not digest:
         raise DataError("the record of this model does not tell its data", where=version)

@@ -230,12 +230,12 @@ def keygen(
 
 
 def _uri(tracking_uri: str | None, workspace: Path) -> str:
-    from megl_core.registry.tracking import resolve_tracking_uri
+    from megl_core.registry.tracking import resolve_registry
 
     config = resolve_config(None, None).registry
     if tracking_uri:
         config = config.model_copy(update={"tracking_uri": tracking_uri})
-    return resolve_tracking_uri(config, workspace)
+    return resolve_registry(config, workspace)
 
 
 def _tree(graph: "Graph") -> Tree:

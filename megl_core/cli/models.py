@@ -371,11 +371,11 @@ def _reason(given: str) -> str:
 def _settings(
     params: Path | None, set_: list[str] | None, tracking_uri: str | None, workspace: Path
 ) -> "tuple[Config, str]":
-    from megl_core.registry.tracking import resolve_tracking_uri
+    from megl_core.registry.tracking import resolve_registry
 
     config = resolve_config(params, set_)
     registry = config.registry.model_copy(update={"tracking_uri": tracking_uri}) if tracking_uri else None
-    return config, resolve_tracking_uri(registry or config.registry, workspace)
+    return config, resolve_registry(registry or config.registry, workspace)
 
 
 def _gate_table(verdict: "Verdict") -> Table:
@@ -430,12 +430,7 @@ def _numbers(versions: "Sequence[int]") -> str:
 
 
 def _uri(tracking_uri: str | None, workspace: Path) -> str:
-    from megl_core.registry.tracking import resolve_tracking_uri
-
-    config = resolve_config(None, None).registry
-    if tracking_uri:
-        config = config.model_copy(update={"tracking_uri": tracking_uri})
-    return resolve_tracking_uri(config, workspace)
+    return _settings(None, None, tracking_uri, workspace)[1]
 
 
 def _unknown(name: str, known: list[str], uri: str) -> ConfigError:

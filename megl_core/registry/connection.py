@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from megl_core.errors import MeglError, UnavailableError
+from megl_core.errors import DataError, MeglError, UnavailableError
 from megl_core.redaction import redact
 
 if TYPE_CHECKING:
@@ -50,7 +50,23 @@ def connect(uri: str) -> "MlflowClient":
 
 def sqlite_file(uri: str) -> Path | None:
     """The database file of a SQLite URI, or None."""
-    return Path(uri.removeprefix(_SQLITE)).absolute() if uri.startswith(_SQLITE) else None
+    if not uri.startswith(_SQLITE):
+        return None
+    return Path(uri.removeprefix(_SQLITE).partition("?")[0]).absolute()
+
+
+def require_database(uri: str) -> None:
+    """Refuse a SQLite file that is not there, before a client that only reads makes one.
+
+    Raises:
+        DataError: there is none.
+    """
+    if (database := sqlite_file(uri)) and not database.is_file():
+        raise DataError(
+            "there is no MLflow database here",
+            where=str(database),
+            fix="name its folder with --workspace, or --tracking-uri; `megl pipeline run` makes one",
+        )
 
 
 def artifact_root(uri: str) -> str | None:

@@ -29,6 +29,7 @@ from megl_core.registry.connection import (
     error_code,
     is_mlflow_failure,
     mlflow_errors,
+    require_database,
 )
 from megl_core.registry.outbox import CHANNELS, Item, Outbox, sync
 
@@ -50,6 +51,17 @@ def resolve_tracking_uri(config: RegistryConfig, workspace: Path) -> str:
     """The configured URI, else MLFLOW_TRACKING_URI, else `mlflow.db` (SQLite) in the workspace."""
     uri = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     return uri or f"sqlite:///{workspace.resolve() / 'mlflow.db'}"
+
+
+def resolve_registry(config: RegistryConfig, workspace: Path) -> str:
+    """The URI of `resolve_tracking_uri`, for those who look for a registered model.
+
+    Raises:
+        DataError: its SQLite file does not exist.
+    """
+    uri = resolve_tracking_uri(config, workspace)
+    require_database(uri)
+    return uri
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
