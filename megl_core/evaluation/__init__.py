@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 EVALUATION_FILE = "evaluation.json"
 PREDICTIONS_FILE = "predictions.parquet"
 FORMAT_VERSION = 1
+_DEFAULTS = EvaluationConfig()
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def evaluate(
         storage: how S3 is reached.
 
     Raises:
-        ConfigError: a split in `config.splits` does not exist, or a model that should judge the rationales.
+        ConfigError: a split or a free column that `config` names does not exist, or a model that should
+            judge the rationales.
         DataError: no model, no packed data, nothing to evaluate, or data labels unknown to the model.
         MeglError: something else than an evaluation is at `output`.
         UnavailableError: there is no such device.
@@ -90,9 +92,12 @@ def _evaluate(
 
     info = read_info(data)
     splits = _splits(info, config, data.where)
+    main_splits = _main_splits(config, splits, data.where, reporter)
     network = MEGL.from_pretrained(model, device)
     label_map = _label_map(info.labels, network.labels, model)
     cue = find_cue(data, config.group_columns, network.labels)
+    if cue is None:
+        _require_default_columns(config, data.where)
     judge = TextJudge.load(config, network.device)
     reasons = left_out(config)
     predictions = {}
@@ -115,7 +120,7 @@ def _evaluate(
         "method_digest": _method_digest(config),
         "labels": network.labels,
         "explained_class": "predicted",
-        **_main_splits(config, splits),
+        **main_splits,
         "cue": None if cue is None else asdict(cue),
         "left_out": reasons,
         **_sections(scores),
@@ -185,12 +190,40 @@ def _label_map(data_labels: Sequence[str], model_labels: Sequence[str], model: P
     return [model_labels.index(label) for label in data_labels]
 
 
-def _main_splits(config: EvaluationConfig, splits: list[str]) -> dict[str, str | None]:
-    """The splits that stand for the data the model knows and for shifted data, where they were evaluated."""
-    return {
-        "primary_split": config.primary_split if config.primary_split in splits else splits[0],
-        "shifted_split": config.shifted_split if config.shifted_split in splits else None,
-    }
+def _main_splits(
+    config: EvaluationConfig, splits: list[str], where: str, reporter: Reporter
+) -> dict[str, str | None]:
+    """The splits that stand for the data the model knows and for shifted data.
+
+    Not all data have the splits that the defaults name; who names others means them.
+    """
+    found: dict[str, str | None] = {}
+    for name in ("primary_split", "shifted_split"):
+        split = getattr(config, name)
+        found[name] = split if split in splits else None
+        if split is not None and found[name] is None and split != getattr(_DEFAULTS, name):
+            raise ConfigError(
+                f"evaluation.{name} names {split}, which is not evaluated",
+                where=where,
+                fix=f"choose from: {', '.join(splits)}",
+            )
+    if found["primary_split"] is None:
+        found["primary_split"] = splits[0]
+        reporter.message(
+            f"there is no split {config.primary_split!r} to evaluate: primary is {splits[0]!r}; "
+            "evaluation.primary_split chooses another"
+        )
+    return found
+
+
+def _require_default_columns(config: EvaluationConfig, where: str) -> None:
+    """Not all data have the column that the default names; who names others means one of them."""
+    if config.group_columns and config.group_columns != _DEFAULTS.group_columns:
+        raise ConfigError(
+            f"evaluation.group_columns names {', '.join(config.group_columns)}, which no row has",
+            where=where,
+            fix="name a free column of annotations.jsonl, or [] for none",
+        )
 
 
 def _sections(scores: dict[str, "SplitScores"]) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,7 @@ from megl_core.errors import ConfigError, DataError, MeglError
 from megl_core.evaluation import evaluate, read_evaluation
 from megl_core.files import sha256_tree
 from megl_core.metrics.meteor import why_unavailable
+from megl_core.progress import LineReporter
 from tests.unit.data.build import write_dataset
 from tests.unit.evaluation.conftest import LABELS, tiny_model
 
@@ -171,6 +172,22 @@ def test_labels_unknown_to_the_model_are_named(packed, tmp_path):
 def test_an_unknown_split_is_refused(packed, crossed_model, tmp_path):
     with pytest.raises(ConfigError, match="names shifted"):
         evaluate(crossed_model, packed, EvaluationConfig(splits=["test", "shifted"]), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "typo", [{"primary_split": "tset"}, {"shifted_split": "odd"}, {"group_columns": ["sceen", "cue"]}]
+)
+def test_a_name_of_ones_own_that_is_not_in_the_data_is_refused(packed, crossed_model, tmp_path, typo):
+    with pytest.raises(ConfigError, match=f"evaluation.{next(iter(typo))} names"):
+        evaluate(crossed_model, packed, CONFIG.model_copy(update=typo), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_primary_split_than_the_default_is_told(packed, crossed_model, tmp_path, capsys):
+    config = EvaluationConfig(splits=["val"], max_texts=0, faithfulness_samples=0)
+    evaluated = evaluate(crossed_model, packed, config, tmp_path / "out", LineReporter())
+    assert read_evaluation(evaluated.folder)["primary_split"] == "val"
+    assert "no split 'test' to evaluate: primary is 'val'" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_model_is_refused(packed, tmp_path):
