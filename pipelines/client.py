@@ -30,6 +30,7 @@ MOUNTED = Path("/var/run/secrets/kubeflow/pipelines/token")
 
 _TIMEOUT = (10, 60)  # seconds to connect, seconds between two bytes
 _PASSING = {408, 429, 500, 502, 503, 504}
+_FIRST_PATIENCE = 16.0  # seconds for a server that has not answered yet: the address may be wrong
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 _EQUALS = "EQUALS"
 PAGE = 100
@@ -77,7 +78,8 @@ class Server:
             url: Of Kubeflow's gateway (ends in /pipeline there), of ml-pipeline-ui or of ml-pipeline.
             namespace: The profile that owns what is made; None on a server for a single user.
             token_file: Holds a token; read again for each request, because such tokens are replaced.
-            patience_seconds: How long the server may be away at a stretch.
+            patience_seconds: How long the server may be away at a stretch, once it has answered; before
+                that, a quarter of a minute at most.
             tell: Is told when the server is away, and when it is back.
 
         Raises:
@@ -88,6 +90,7 @@ class Server:
         self.url = _checked(url)
         self.namespace = namespace
         self.patience_seconds = patience_seconds
+        self._has_answered = False
         self.tell = tell
         self._token = _find_token(token_file)
         settings = api.Configuration()
@@ -121,7 +124,7 @@ class Server:
                 if away_since is None:
                     away_since = time.monotonic()
                     self.tell(f"the server does not answer ({error.what}); trying on")
-                if time.monotonic() - away_since + pause > self.patience_seconds:
+                if time.monotonic() - away_since + pause > self._patience():
                     raise
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
@@ -129,6 +132,9 @@ class Server:
                 if away_since is not None:
                     self.tell("the server answers again")
                 return answer
+
+    def _patience(self) -> float:
+        return self.patience_seconds if self._has_answered else min(_FIRST_PATIENCE, self.patience_seconds)
 
     def write(self, what: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """The answer of a request, asked once.
@@ -146,7 +152,9 @@ class Server:
         from urllib3.exceptions import HTTPError
 
         try:
-            return function(*args, _request_timeout=_TIMEOUT, **options)
+            answer = function(*args, _request_timeout=_TIMEOUT, **options)
+            self._has_answered = True
+            return answer
         except self.models.ApiException as error:
             raise self._told(what, error.status, error.body or error.reason or "") from None
         except (HTTPError, OSError) as error:

@@ -199,6 +199,20 @@ def test_a_server_that_stays_away_ends_the_patience(double: Double) -> None:
         follow(server, run_id, print, 0.01)
 
 
+def test_a_server_that_never_answered_is_given_up_soon(
+    double: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(client, "_FIRST_PATIENCE", 0.05)
+    double.answers = [503] * 50
+    server = Server(double.url)
+    with pytest.raises(UnavailableError, match="503"):
+        client.find_pipeline(server, "a")
+    double.answers = [200] + [503] * 4
+    client.find_pipeline(server, "a")
+    client.find_pipeline(server, "a")  # now it is waited for
+
+
 def test_a_write_is_never_sent_twice(double: Double) -> None:
     server = Server(double.url)
     version = upload(server, "training", PACKAGE)
