@@ -16,6 +16,9 @@ app = typer.Typer(help="Check versions, devices and services.")
 def doctor(as_json: JsonOption = False) -> None:
     """Say what is installed, reachable and missing, and how to get it.
 
+    MLFLOW_TRACKING_URI and KFP_ENDPOINT name the servers to try. No other verb reads KFP_ENDPOINT: where a
+    pipeline runs is said by its --cluster alone.
+
     The exit code is 5 if something required is missing, or a service that was asked for does not answer.
 
     Example: megl doctor

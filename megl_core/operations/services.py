@@ -68,10 +68,10 @@ def bucket(name: str, uri: str, storage: StorageConfig) -> Finding:
 
 
 def kfp(uri: str | None) -> Finding:
-    """Whether the API of Kubeflow Pipelines answers."""
+    """Whether the API of Kubeflow Pipelines answers. A run there names its server with `--cluster`."""
     if not uri:
         return Finding(
-            "services", "kubeflow pipelines", "unused", "KFP_ENDPOINT is not set: pipelines run here"
+            "services", "kubeflow pipelines", "unused", "KFP_ENDPOINT is not set: no server to try"
         )
     fix = "kubectl port-forward -n kubeflow svc/ml-pipeline 8888:8888"
     return ask_http("kubeflow pipelines", uri, "/apis/v2beta1/healthz", fix)

@@ -75,6 +75,7 @@ def test_a_whole_installation_without_services_is_in_order(tmp_path: Path) -> No
         "dvc remote": "unused",
         "kubernetes": "unused",
     }
+    assert findings["kubeflow pipelines"]["detail"] == "KFP_ENDPOINT is not set: no server to try"
 
 
 def test_services_that_answer_are_ok_and_secrets_stay_secret(tmp_path: Path, server: str) -> None:
