@@ -11,6 +11,7 @@ from megl_core.cli.common import console, errors, print_json
 from megl_core.config import Config
 from megl_core.errors import UnavailableError
 
+EXPERIMENT = "megl"
 SERVICE_ACCOUNT = "megl-pipeline"
 
 NamespaceOption = Annotated[

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from megl_core.cli.common import JsonOption, ParamsOption, SetOption, console, print_json, resolve_config
 from megl_core.cli.on_cluster import (
+    EXPERIMENT,
     SERVICE_ACCOUNT,
     AccountOption,
     ExperimentOption,
@@ -26,7 +27,7 @@ from megl_core.cli.on_cluster import (
 )
 from megl_core.cli.schedule import app as schedule
 from megl_core.config import Config, parse
-from megl_core.errors import ConfigError, UnavailableError
+from megl_core.errors import ConfigError, DataError, UnavailableError
 
 app = typer.Typer(no_args_is_help=True)
 app.add_typer(schedule, name="schedule")
@@ -74,7 +75,7 @@ def run(
         typer.Option(metavar="URL", help="Run on this Kubeflow Pipelines server.", show_default=False),
     ] = None,
     namespace: NamespaceOption = None,
-    experiment: ExperimentOption = "megl",
+    experiment: ExperimentOption = EXPERIMENT,
     service_account: AccountOption = SERVICE_ACCOUNT,
     token_file: TokenFileOption = None,
     follow: Annotated[
@@ -111,6 +112,15 @@ def run(
             **options,
         )
         return
+    _refuse_what_is_of_a_cluster(
+        {
+            "--namespace": namespace is not None,
+            "--experiment": experiment != EXPERIMENT,
+            "--service-account": service_account != SERVICE_ACCOUNT,
+            "--token-file": token_file is not None,
+            "--no-follow": not follow,
+        }
+    )
     config = _with_data(resolve_config(params, set_), data)
     result = _load("run_local")(name, config, workspace, cache=cache, **options)
     if as_json:
@@ -152,10 +162,28 @@ def _refuse_what_is_local(data: Path | None, cache: bool) -> None:
         raise ConfigError("--no-cache is for runs on this machine", fix="leave it out")
 
 
+def _refuse_what_is_of_a_cluster(given: dict[str, bool]) -> None:
+    if names := [name for name, is_given in given.items() if is_given]:
+        raise ConfigError(
+            f"{', '.join(names)}: only for runs on a cluster",
+            fix="name its server with --cluster, or leave this out",
+        )
+
+
 def _with_data(config: Config, data: Path | None) -> Config:
-    """The configuration with `--data` as its source: a folder in the form of the contract."""
+    """The configuration with `--data` as its source: a folder in the form of the contract.
+
+    Raises:
+        DataError: there is no such folder.
+    """
     if data is None:
         return config
+    if not data.is_dir():
+        raise DataError(
+            "no such dataset folder",
+            where=f"--data {data}",
+            fix="--data names a folder of this machine; for others --set data.importer=... data.source=...",
+        )
     folder = data.resolve()
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-.") or "data"
     source = {"importer": "folder", "source": str(folder), "path": None, "revision": None, "name": name}

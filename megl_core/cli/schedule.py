@@ -8,6 +8,7 @@ from rich.table import Table
 
 from megl_core.cli.common import JsonOption, ParamsOption, SetOption, console, print_json, resolve_config
 from megl_core.cli.on_cluster import (
+    EXPERIMENT,
     SERVICE_ACCOUNT,
     AccountOption,
     ExperimentOption,
@@ -47,7 +48,7 @@ def create(
     max_concurrency: Annotated[int, typer.Option(min=1, max=10, help="Runs at a time.")] = 1,
     replace: Annotated[bool, typer.Option("--replace", help="In place of one with this name.")] = False,
     namespace: NamespaceOption = None,
-    experiment: ExperimentOption = "megl",
+    experiment: ExperimentOption = EXPERIMENT,
     service_account: AccountOption = SERVICE_ACCOUNT,
     token_file: TokenFileOption = None,
     params: ParamsOption = None,

@@ -100,5 +100,32 @@ def test_a_workspace_that_cannot_be_made_is_told_without_a_traceback(
 
 
 def test_an_unknown_model_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
     with pytest.raises(ConfigError, match="no model 'meggl' is registered"):
         models.list_("meggl", f"sqlite:///{tmp_path}/mlflow.db", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--data", "fotos"], 3, "where: --data fotos"),
+        (["--namespace", "team"], 2, "--namespace: only for runs on a cluster"),
+        (["--token-file", "t", "--no-follow"], 2, "--token-file, --no-follow: only"),
+        (["--experiment", "new", "--service-account", "me"], 2, "--experiment, --service-account: only"),
+    ],
+)
+def test_what_a_local_run_cannot_take_is_told_before_it_starts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["megl", "pipeline", "run", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == code
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
