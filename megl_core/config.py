@@ -786,10 +786,14 @@ def _set_in(tree: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def _describe(section: type[Section], item: Mapping[str, Any]) -> str:
-    location = [str(part) for part in item["loc"]]
+    parts = [str(part) for part in item["loc"]]
+    location = [part for part in parts if not part.startswith("(")]  # "(range)" is a kind and no key
     name = ".".join(location)
     if item["type"] != "extra_forbidden":
-        return f"{name}: {item['msg']} (got {redact(repr(item['input']))})"
+        told = f"{name}: " if name else ""
+        told += item["msg"].removeprefix("Value error, ")
+        is_section = isinstance(item["input"], Mapping)
+        return told if is_section else f"{told} (got {redact(repr(item['input']))})"
     known = _known_keys(section)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     nearest = nearest or [key for key in known if key.split(".")[-1] == location[-1]][:1]

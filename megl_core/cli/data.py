@@ -9,7 +9,7 @@ import typer
 
 from megl_core.cli.common import JsonOption, ParamsOption, SetOption, console, print_json, resolve_config
 from megl_core.config import Config, DataConfig, SplitConfig, parse
-from megl_core.errors import DataError, GateError
+from megl_core.errors import ConfigError, DataError, GateError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,7 +45,10 @@ def generate(
 @app.command("import")
 def import_(
     importer: Annotated[
-        str, typer.Argument(help="folder, megl-release, coco, act-x, vqa-x or procedural (docs/data.md).")
+        str,
+        typer.Argument(
+            help="folder, megl-release, coco, act-x, vqa-x (docs/data.md); procedural: `megl data generate`."
+        ),
     ],
     source: Annotated[
         str,
@@ -70,10 +73,16 @@ def import_(
 
     Example: megl data import folder https://git.example.org/birds.git data/birds --path data/birds
     """
-    from megl_core.data.importers import import_dataset
+    from megl_core.data.importers import find_importer, import_dataset
     from megl_core.data.sources import fetched, find_source
 
     config = resolve_config(params, set_)
+    if not find_importer(importer).needs_source:
+        raise ConfigError(f"{importer!r} reads no source", fix=f"megl data generate {target}")
+    if revision is not None and path is None:
+        raise ConfigError(
+            "--revision is of a DVC repository", fix="name with --path the folder that DVC tracks there"
+        )
     named = {"importer": importer, "source": source, "path": path, "revision": revision}
     data = parse(DataConfig, config.data.model_dump() | named, where="data import")
     found = find_source(data, config.storage)
@@ -170,8 +179,13 @@ def show(
     from megl_core.data.manifest import root_digest
 
     if verify:
+        from megl_core.data.contract import ANNOTATIONS
         from megl_core.data.packed import verify as verify_packed
 
+        if path.is_file() or (path / ANNOTATIONS).is_file():
+            raise ConfigError(
+                "--verify is for packed folders", where=str(path), fix="megl data pack makes one"
+            )
         verify_packed(path)
     table = _manifest_of(path, resolve_config(params, set_))
     counts = _count(table)
@@ -197,9 +211,11 @@ def upload(
     """
     from megl_core.data.packed import is_packed
     from megl_core.data.packed import verify as verify_packed
-    from megl_core.storage.s3 import list_folder, upload_folder
+    from megl_core.storage.s3 import is_s3, list_folder, upload_folder
 
     config = resolve_config(params, set_)
+    if not is_s3(uri):
+        raise ConfigError(f"{uri} is no address on S3", fix="write s3://bucket/prefix")
     if is_packed(folder):
         verify_packed(folder)
     upload_folder(folder, uri, config.storage)

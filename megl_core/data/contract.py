@@ -87,7 +87,7 @@ def read_annotations(root: Path) -> Iterator[tuple[int, Sample | BadRow]]:
         raise DataError(
             f"no {ANNOTATIONS} in the dataset folder",
             where=str(root),
-            fix="import the data first: megl data import --help",
+            fix="one line for each picture, as docs/data.md says; other forms: megl data import --help",
         )
     empty = True
     with path.open("rb") as stream:

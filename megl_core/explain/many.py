@@ -38,7 +38,7 @@ def explain_files(
         For each image its path, the panel's path, label, probability, probabilities and rationale.
 
     Raises:
-        DataError: files that are no images (all of them are named), a folder among them, or no model in the folder.
+        DataError: a folder, or files that are no images (all of them are named), or no model in the folder.
         UnavailableError: there is no such device.
         ConfigError: `output` is a file.
     """

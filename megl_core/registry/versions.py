@@ -138,6 +138,13 @@ def find(client: "MlflowClient", name: str, reference: int | str, tracking_uri: 
     if number in map(str, numbers):
         return client.get_model_version(name, number)
     known = ", ".join([*map(str, numbers), *sorted(aliases)])
+    stage = next((stage for stage, names in ALIASES.items() if reference in names), None)
+    if numbers and stage:
+        raise ConfigError(
+            f"no version of {name!r} is in {stage}",
+            where=redact(tracking_uri),
+            fix=f"name one of {known}; of megl pipeline run, with --version",
+        )
     raise ConfigError(
         f"the model {name!r} has no version {reference!r}",
         where=redact(tracking_uri),

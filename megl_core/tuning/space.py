@@ -10,8 +10,9 @@ parameters:
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from megl_core.config import Config, Section, changed, parse, read_yaml
 from megl_core.errors import ConfigError
@@ -62,10 +63,21 @@ class Choices(Section):
         return tuple(self.choices)
 
 
+def _kind(values: Any) -> str:
+    """The tag of a range or of choices; in brackets, so that messages leave it out."""
+    has_choices = "choices" in values if isinstance(values, Mapping) else isinstance(values, Choices)
+    return "(choices)" if has_choices else "(range)"
+
+
+Values = Annotated[
+    Annotated[Range, Tag("(range)")] | Annotated[Choices, Tag("(choices)")], Discriminator(_kind)
+]
+
+
 class Space(Section):
     """Settings by dotted name, and the weights of the metrics that are to be maximised."""
 
-    parameters: dict[str, Range | Choices] = Field(min_length=1)
+    parameters: dict[str, Values] = Field(min_length=1)
     score: dict[str, float] = Field(default_factory=lambda: dict.fromkeys(METRICS, 1.0))
 
     @model_validator(mode="after")

@@ -266,8 +266,11 @@ def test_what_does_not_exist(
         add(model, name, store, "0123")
     assert list_versions(name, store) == []
     add(model, name, store, run_id)
-    for reference in (2, "champion"):
-        with pytest.raises(ConfigError, match="choose one of 1"):
+    for reference, told in (
+        (2, "choose one of 1"),
+        ("champion", r"is in Production(.|\n)*one of 1; .* --version"),
+    ):
+        with pytest.raises(ConfigError, match=told):
             fetch_model(name, reference, store, tmp_path / "fetched")
     with pytest.raises(ConfigError, match="model name"):
         list_versions("x' or name != 'x", store)

@@ -58,7 +58,7 @@ def test_a_uri_that_leads_nowhere_says_so(
     version, _ = registered
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     for uri, reason in (
-        (f"models:/{version.name}@production", "has no version 'production'"),
+        (f"models:/{version.name}@production", "is in Production"),
         (f"models:/{version.name}/7", "has no version '7'"),
         (f"runs:/0123/{version.name}", "comes from run 0123"),
         (f"models:/{version.name}", "write models:/name@alias"),

@@ -86,6 +86,26 @@ def test_a_taken_place_for_packed_data_is_told_before_the_scan(tmp_path: Path) -
     assert "holds something else" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["import", "procedural", "anything", "data/photos"], "megl data generate data/photos"),
+        (["import", "folder", "X", "Y", "--revision", "v1"], "--path the folder"),
+        (["import", "folder", "https://git.example.org/x.git", "Y"], "\n  name the folder that DVC tracks"),
+        (["show", "s", "--verify"], "--verify is for packed folders"),
+        (["upload", "s", "/tmp/x"], "/tmp/x is no address on S3"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_told_in_the_words_of_the_command_line(
+    tmp_path: Path, arguments: list[str], told: str
+) -> None:
+    write_dataset(tmp_path / "s")
+    done = megl(*arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "(got" not in done.stderr
+
+
 def test_validate_prints_its_verdict_and_keeps_the_manifest(tmp_path: Path) -> None:
     write_dataset(tmp_path / "pets", count=12)
     (tmp_path / "runs/validation").mkdir(parents=True)

@@ -48,7 +48,12 @@ def test_the_score_is_the_weighted_sum_of_validation_metrics(tmp_path: Path) -> 
         ("parameters: {objective.visual: {low: -1, high: 1}}", "visual"),
         ("parameters: {model.saliency: {choices: [centered, blurred]}}", "saliency"),
         ("parameters: {data.scenes.seed: {low: 0, high: 1}}", "cannot be searched"),
-        ("parameters: {train.epochs: {low: 5, high: 5}}", "low must be less than high"),
+        ("parameters: {train.epochs: {low: 5, high: 5}}", r"train\.epochs: low must be less than high\n"),
+        (
+            "parameters: {train.epochs: {low: 5}}",
+            r"settings:\n  parameters\.train\.epochs\.high: Field required\n",
+        ),
+        ("parameters: {train.epochs: {choices: [1]}}", r"epochs\.choices: List should have at least 2"),
         ("parameters: {train.epochs: {low: 4, high: 15, step: 4}}", "train.epochs.*do not end at high"),
         ("parameters: {train.learning_rate: {low: 0, high: 1, log: true}}", "begins above 0"),
         ("parameters: {train.epochs: {low: 1, high: 2}}\nscore: {test_accuracy: 1}", "test_accuracy"),
