@@ -73,6 +73,7 @@ def import_(
 
     Example: megl data import folder https://git.example.org/birds.git data/birds --path data/birds
     """
+    from megl_core.data.contract import refuse_to_replace
     from megl_core.data.importers import find_importer, import_dataset
     from megl_core.data.sources import fetched, find_source
 
@@ -83,6 +84,7 @@ def import_(
         raise ConfigError(
             "--revision is of a DVC repository", fix="name with --path the folder that DVC tracks there"
         )
+    refuse_to_replace(target)  # before anything is fetched
     named = {"importer": importer, "source": source, "path": path, "revision": revision}
     data = parse(DataConfig, config.data.model_dump() | named, where="data import")
     found = find_source(data, config.storage)
@@ -248,7 +250,7 @@ def restore(
 
     Example: megl data restore DIGEST -o data/birds --set storage.dvc_remote=s3://datasets/megl
 
-    Example: megl data restore megl/champion -o data/birds
+    Example: megl data restore megl/champion -o data/birds --set storage.dvc_remote=s3://datasets/megl
     """
     from megl_core.data.restore import restore as run_restore
 

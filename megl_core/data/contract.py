@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megl_core.errors import DataError
-from megl_core.files import canonical_json, read_json, unique_keys
+from megl_core.errors import DataError, MeglError
+from megl_core.files import canonical_json, read_json, refuse_to_replace_others, unique_keys
 
 ANNOTATIONS = "annotations.jsonl"
 DATASET_JSON = "dataset.json"
@@ -71,6 +71,29 @@ class BadRow:
 
     def __str__(self) -> str:
         return f"{ANNOTATIONS} line {self.line}: {self.reason}"
+
+
+def refuse_to_replace(dataset: Path) -> None:
+    """Refuse a place that holds something else than nothing or a dataset that an importer wrote.
+
+    What somebody wrote by hand, or laid beside an import, is never removed.
+
+    Raises:
+        MeglError: it does.
+    """
+    refuse_to_replace_others(dataset, DATASET_JSON)
+    names = {path.name for path in dataset.iterdir()} if dataset.is_dir() else set()
+    if not names:
+        return
+    description = read_json(dataset / DATASET_JSON)
+    foreign = sorted(names - {ANNOTATIONS, DATASET_JSON, IMAGES, MASKS})
+    if foreign or not isinstance(description, dict) or "importer" not in description:
+        reason = f"holds {foreign[0]}" if foreign else f"its {DATASET_JSON} names no importer"
+        raise MeglError(
+            f"{dataset.name} is there already, and no import of ours alone ({reason})",
+            where=str(dataset),
+            fix="choose another folder, or move this one away",
+        )
 
 
 def read_annotations(root: Path) -> Iterator[tuple[int, Sample | BadRow]]:

@@ -20,7 +20,6 @@ from megl_core.data.sources import Source, fetched, find_source
 from megl_core.errors import DataError
 from megl_core.files import (
     read_json,
-    refuse_to_replace_others,
     replace_directory,
     sha256_file,
     sha256_json,
@@ -76,6 +75,7 @@ def ingest(
 
     Raises:
         DataError: both the source and its copy in the workspace have changed, or there is no such source.
+        MeglError: something else than an import is in the dataset's place.
         UnavailableError: source or remote do not answer; the next call goes on where this one stopped.
         IntegrityError: what arrived is not what the source records.
     """
@@ -85,8 +85,8 @@ def ingest(
     source = find_source(config, storage)
     wanted = _source_digest(config, source)
     if not dataset.is_dir() or record.get("source") != wanted or _COMING in record:
-        refuse_to_replace_others(dataset, contract.ANNOTATIONS)
         _refuse_to_overwrite_edits(dataset, record)
+        contract.refuse_to_replace(dataset)
         record = _import(source, config, dataset, record, reporter)
     table = scan(dataset, config.split, reporter, _known_manifest(workspace, record))
     digest = root_digest(table)

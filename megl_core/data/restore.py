@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megl_core.config import SplitConfig, StorageConfig, parse
-from megl_core.data.contract import ANNOTATIONS
+from megl_core.data.contract import ANNOTATIONS, refuse_to_replace
 from megl_core.data.manifest import root_digest, scan
 from megl_core.errors import ConfigError, IntegrityError
 from megl_core.files import atomic_directory
@@ -36,17 +36,19 @@ class Restored:
 def restore(
     reference: str, target: Path, storage: StorageConfig, reporter: Reporter | None = None
 ) -> Restored:
-    """Put a dataset into `target` as it was pushed, byte for byte; a dataset that lies there is replaced.
+    """Put a dataset into `target` as it was pushed, byte for byte; an import that lies there is replaced.
 
     Args:
         reference: root digest, or DVC hash with its `.dir`.
 
     Raises:
         ConfigError: neither of these, or the settings name no remote.
+        MeglError: something else than an import is at `target`.
         DataError: the remote lacks it.
         UnavailableError: the remote does not answer, or refuses.
         IntegrityError: what arrived has another digest. `target` is as it was, as after all of these.
     """
+    refuse_to_replace(target)
     if _DVC_HASH.fullmatch(reference):
         remote.restore(reference, target, storage)
         return _restored(target, None, reference)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megl_core.config import DataConfig
-from megl_core.data.contract import ANNOTATIONS, DATASET_JSON
+from megl_core.data.contract import ANNOTATIONS, DATASET_JSON, refuse_to_replace
 from megl_core.data.importers.act_x import ACT_X
 from megl_core.data.importers.base import Importer
 from megl_core.data.importers.coco import COCO
@@ -62,7 +62,7 @@ def import_dataset(
     config: DataConfig,
     reporter: Reporter | None = None,
 ) -> ImportReport:
-    """Write the source as a folder of the data contract at `target`, which it replaces as a whole.
+    """Write the source as a folder of the data contract at `target`; an import that lies there is replaced.
 
     Image files are copied byte for byte under names made from their ids; they are not decoded
     (validation's business), but masks that need conversion are.
@@ -75,7 +75,9 @@ def import_dataset(
     Raises:
         ConfigError: no such importer, or it needs a source.
         DataError: listing every bad row; nothing is written then.
+        MeglError: something else than an import is at `target`.
     """
+    refuse_to_replace(target)
     chosen = find_importer(importer)
     folder = _source_folder(importer, chosen, source)
     labels = config.labels or chosen.labels(folder, config)

@@ -93,6 +93,22 @@ def test_a_failed_import_leaves_the_old_dataset(tmp_path: Path) -> None:
     assert tree(tmp_path / "d") == before
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "raw/original.png", "dataset.json"])
+def test_what_somebody_wrote_by_hand_is_not_replaced(tmp_path: Path, name: str) -> None:
+    write_dataset(tmp_path / "s")
+    write_dataset(tmp_path / "d")
+    with pytest.raises(MeglError, match=r"no dataset\.json in it"):
+        run(tmp_path / "s", tmp_path / "d")
+    run(tmp_path / "s", tmp_path / "ours")
+    run(tmp_path / "s", tmp_path / "ours")  # an import is
+    (tmp_path / "ours" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "ours" / name).write_text('{"name": "mine"}')
+    before = tree(tmp_path / "ours")
+    with pytest.raises(MeglError, match="no import of ours alone"):
+        run(tmp_path / "s", tmp_path / "ours")
+    assert tree(tmp_path / "ours") == before
+
+
 def test_a_thousand_problems_are_enough(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     write_rows(tmp_path / "s", [row(number) for number in range(1200)])
