@@ -55,9 +55,11 @@ def train(
         from megl_core.data.packed import read_info
         from megl_core.data.streaming import open_packed
         from megl_core.remote.torchrun import Nodes, run_processes
+        from megl_core.training import check_places
 
+        check_places(output, profile)  # what is wrong is said once, not by every process
         with open_packed(data, config.storage) as files:
-            read_info(files)  # what is wrong is said once, not by every process
+            read_info(files)
         raise typer.Exit(run_processes(["-m", "megl_core.cli", *sys.argv[1:]], Nodes(processes)).code)
     from megl_core.provenance.statement import statement_file
     from megl_core.registry.steps import train_tracked

@@ -129,3 +129,14 @@ def test_what_a_local_run_cannot_take_is_told_before_it_starts(
     assert stopped.value.code == code
     assert told in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_taken_place_for_a_model_is_told_once_before_the_processes_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.setattr("sys.argv", ["megl", "train", "no-data", "-o", str(tmp_path), "-n", "2"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err.count("holds something else") == 1
