@@ -11,11 +11,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from megl_core.errors import DataError, MeglError
 
 _CHUNK = 1 << 20
+_LOCK_FILE = ".lock"
 _AT_CWD, _RENAME_EXCHANGE = -100, 2  # of <fcntl.h> and <linux/fs.h>
 _DISK_ERRORS = {
     errno.EACCES,
@@ -174,26 +175,32 @@ def locked(path: Path, *, wait: bool = True, shared: bool = False) -> Iterator[N
 
 
 @contextlib.contextmanager
-def locked_folder(path: Path) -> Iterator[None]:
-    """Hold a folder, made where there is none, as `locked` holds a file; its holder may remove it."""
-    while True:
-        path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDONLY)
+def locked_folder(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a folder, made where there is none, as `locked` holds a file; its holder may remove it.
+
+    Raises:
+        BlockingIOError: another one holds it and `wait` is off.
+    """
+    while (stream := _try_folder(folder, wait)) is None:
+        pass
+    with stream:
+        yield
+
+
+def _try_folder(folder: Path, wait: bool) -> BinaryIO | None:
+    """The file in a folder that who holds it has locked; None: the folder was removed in the meantime."""
+    lock = folder / _LOCK_FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_at(descriptor, path):
-                yield
-                return
-        finally:
-            os.close(descriptor)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open folder is still the one at this path: it may have been removed, and made anew."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+            stream = stack.enter_context(lock.open("wb"))
+            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(stream.fileno()), lock.stat()):
+                stack.pop_all()
+                return stream
+        except FileNotFoundError:
+            pass
+    return None
 
 
 def refuse_to_replace_others(path: Path, marker: str) -> None:

@@ -9,9 +9,10 @@ A checkpoint appears under its name only when it is complete. Its tensors are wh
 share them. Random numbers are derived from the step's number, so that there is no state of theirs.
 """
 
+import contextlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +24,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from megl_core.errors import DataError
-from megl_core.files import atomic_directory, read_json, sha256_file, write_json
+from megl_core.errors import DataError, UnavailableError
+from megl_core.files import atomic_directory, locked_folder, read_json, sha256_file, write_json
 from megl_core.models.weights import load_tensors, unique_names
 from megl_core.training.sharding import sharded_like, whole
 
 _PREFIX = "step-"
 _STATE = "state.json"
 _WEIGHTS, _OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+_HELD_SECONDS = 30.0
+_POLL_SECONDS = 0.2
 Tensors = dict[str, Tensor]
 
 
@@ -142,6 +145,45 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:
     for old in _folders(folder)[:-keep]:
         shutil.rmtree(old)
     return checkpoint
+
+
+@contextlib.contextmanager
+def held(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
+    """Keep others from writing checkpoints in a folder; it is gone afterwards where it holds none.
+
+    Raises:
+        UnavailableError: another process holds it, for longer than one that was told to end.
+    """
+    with contextlib.ExitStack() as stack:
+        _take(folder, stack, announce)
+        try:
+            yield
+        finally:
+            if not newest_first(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):  # another run's checkpoints may lie beside ours
+                    folder.parent.rmdir()
+
+
+def _take(folder: Path, stack: contextlib.ExitStack, announce: Callable[[str], None]) -> None:
+    deadline = time.monotonic() + _HELD_SECONDS
+    has_told = False
+    while True:
+        try:
+            stack.enter_context(locked_folder(folder, wait=False))
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise UnavailableError(
+                    "another training of the same data and settings writes its checkpoints here",
+                    where=str(folder),
+                    fix="wait for its end, stop it, or choose another output",
+                ) from None
+        else:
+            return
+        if not has_told:
+            announce("another training writes its checkpoints here: waiting for its end")
+            has_told = True
+        time.sleep(_POLL_SECONDS)
 
 
 def newest_first(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ that was not.
 import contextlib
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from megl_core.progress import Reporter, SilentReporter, get_reporter
 from megl_core.training.checkpoint import (
     CheckpointWriter,
     check,
+    held,
     newest_first,
     restore,
     take_snapshot,
@@ -114,12 +115,13 @@ def train(
             parts, settings, process, root / parts.fingerprint[:16], reporter or get_reporter(), tracker
         )
         process.meet("built")
-        if resume:
-            run.resume()
-        else:
-            run.restart()
-        run.fit(profile, saved)
-        result = run.finish(output) if process.is_main else None
+        with run.alone():
+            if resume:
+                run.resume()
+            else:
+                run.restart()
+            run.fit(profile, saved)
+            result = run.finish(output) if process.is_main else None
         process.meet("finished")
         return result
 
@@ -158,6 +160,19 @@ class Run:
     def total_steps(self) -> int:
         return self.config.epochs * self.steps_per_epoch
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold this very run's checkpoints; one that was killed a moment ago may still be writing there.
+
+        Raises:
+            UnavailableError: another training does not let go of them.
+        """
+        if not self.process.is_main:
+            yield
+            return
+        with held(self.checkpoints, self.announce):
+            yield
+
     def resume(self) -> None:
         """Go on from the newest checkpoint of this very run that can be read, if there is one."""
         name = self.process.from_main("resumed", self._newest() if self.process.is_main else None)
@@ -178,7 +193,8 @@ class Run:
     def restart(self) -> None:
         """Forget the checkpoints of this very run."""
         if self.process.is_main:
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            for checkpoint in newest_first(self.checkpoints):
+                shutil.rmtree(checkpoint, ignore_errors=True)
         self.process.meet("restarted")
 
     def fit(self, profile: Path | None = None, saved: Callable[[Path], None] | None = None) -> None:
@@ -227,8 +243,6 @@ class Run:
                 },
             )
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-        with contextlib.suppress(OSError):  # another run's checkpoints may lie beside ours
-            self.checkpoints.parent.rmdir()
         return TrainResult(output, sha256_tree(output), self.history[-1])
 
     def learning_rate(self, step: int, peak: float) -> float:
@@ -384,7 +398,8 @@ class _Loop:
     def _save_and_leave(self) -> None:
         self._save()
         self._writer.wait()
-        self._process.meet("stopped")
+        with contextlib.suppress(RuntimeError):  # they meet at the launcher, which may be gone
+            self._process.meet("stopped")
         self._run.reporter.message(f"stopped by a signal; saved at step {self._run.step}")
         leave(self._signal)
 

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from megl_core.errors import DataError, MeglError
+from megl_core.errors import DataError, MeglError, UnavailableError
+from megl_core.files import locked_folder
 from megl_core.training import checkpoint
 from megl_core.training.checkpoint import (
     CheckpointWriter,
     Snapshot,
     check,
+    held,
     newest_first,
     restore,
     take_snapshot,
@@ -130,3 +132,38 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
     weights.write_bytes(content)
     with pytest.raises(DataError, match=r"model\.safetensors is damaged"):
         check(newest)
+
+
+def test_one_training_at_a_time_writes_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "model.checkpoints" / "run"
+    monkeypatch.setattr(checkpoint, "_HELD_SECONDS", 0.0)
+    with (
+        locked_folder(folder),
+        pytest.raises(UnavailableError, match="another training") as caught,
+        held(folder, print),
+    ):
+        pass
+    assert caught.value.where == str(folder)
+
+
+def test_a_training_waits_for_one_that_ends(tmp_path: Path) -> None:
+    folder, is_held, told = tmp_path / "model.checkpoints" / "run", threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked_folder(folder):
+            is_held.set()
+            told.wait()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    is_held.wait()
+    with held(folder, lambda _: told.set()):
+        (folder / "step-00000001").mkdir()
+    other.join()
+    assert newest_first(folder) == [folder / "step-00000001"]
+
+
+def test_a_folder_that_holds_no_checkpoint_does_not_stay(tmp_path: Path) -> None:
+    with held(tmp_path / "model.checkpoints" / "run", print):
+        assert (tmp_path / "model.checkpoints" / "run").is_dir()
+    assert list(tmp_path.iterdir()) == []
