@@ -102,6 +102,13 @@ class DataConfig(Section):
             raise ValueError("path is relative to the repository's root and stays inside")
         return path
 
+    @field_validator("labels")
+    @classmethod
+    def _name_each_label_once(cls, labels: list[str] | None) -> list[str] | None:
+        if len(set(labels or ())) < len(labels or ()):
+            raise ValueError("a label occurs twice")
+        return labels
+
     @model_validator(mode="after")
     def _name_one_place(self) -> "DataConfig":
         is_s3 = (self.source or "").startswith("s3://")

@@ -58,22 +58,40 @@ def sha256_tree(root: Path) -> str:
 
 
 def tree_digests(root: Path) -> dict[str, str]:
-    """`{relative POSIX path: SHA-256}` of every regular file below `root`."""
+    """`{relative POSIX path: SHA-256}` of every regular file below `root`.
+
+    Raises:
+        DataError: a file's name is no UTF-8, so that it cannot stand in JSON.
+    """
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    return {path.relative_to(root).as_posix(): sha256_file(path) for path in files}
+    return {_name_below(root, path): sha256_file(path) for path in files}
+
+
+def _name_below(root: Path, path: Path) -> str:
+    name = path.relative_to(root).as_posix()
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"the file name {name!r} is not UTF-8", where=str(root), fix="rename the file"
+        ) from None
+    return name
 
 
 def resolve_inside(root: Path, relative: str) -> Path:
     """The real path of `relative` below `root`.
 
     Raises:
-        DataError: the path is absolute, climbs out of `root`, or leads out of it by a symlink.
+        DataError: the path is absolute, climbs out of `root`, or leads out of it or in a circle by a symlink.
     """
     pure = PurePosixPath(relative)
     if not relative or "\x00" in relative or pure.is_absolute() or ".." in pure.parts:
         raise DataError(f"unsafe path {relative!r}: it must be relative and stay in its folder")
     real_root = root.resolve()
-    real = (real_root / pure).resolve()
+    try:
+        real = (real_root / pure).resolve()
+    except RuntimeError:  # of Python before 3.13
+        raise DataError(f"unsafe path {relative!r}: its symlinks lead in a circle") from None
     if not real.is_relative_to(real_root):
         raise DataError(f"unsafe path {relative!r}: it leads out of {root}")
     return real
@@ -99,6 +117,20 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An `object_pairs_hook` for JSON of others: of a key that occurs twice the later would win unseen.
+
+    Raises:
+        ValueError: a key occurs twice.
+    """
+    collected = dict(pairs)
+    if len(collected) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in collected if keys.count(key) > 1)
+        raise ValueError(f"key {twice!r} occurs twice in one object")
+    return collected
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file that one of our steps wrote.
 
@@ -118,7 +150,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary sibling of `path` to write to; it takes the name `path` when the block ends well."""
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=_hidden(path), dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -136,6 +168,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_directory(path: Path, *, marker: str) -> Iterator[Path]:
     """A temporary sibling folder to fill; it takes the place of `path` as a whole when the block ends well.
 
+    A symbolic link stays, and the folder that it leads to is replaced, or made.
+
     Args:
         marker: a file that every such folder holds. A folder that is there already is replaced only if
             it is empty or holds this file: nobody's own files are ever removed.
@@ -143,11 +177,11 @@ def atomic_directory(path: Path, *, marker: str) -> Iterator[Path]:
     Raises:
         MeglError: something else is in the way, or the disk fails; `path` is as it was.
     """
-    path = Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow a link to elsewhere)
+    path = end_of_links(path)
     refuse_to_replace_others(path, marker)
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=_hidden(path), dir=path.parent))
         try:
             yield temporary
             os.sync()  # one flush: fsync of each file would dominate a folder of many small ones
@@ -203,6 +237,25 @@ def _try_folder(folder: Path, wait: bool) -> BinaryIO | None:
     return None
 
 
+def end_of_links(path: Path) -> Path:
+    """Where a path leads, whether there is something or not.
+
+    Raises:
+        MeglError: in a circle.
+    """
+    try:
+        return path.resolve()
+    except RuntimeError:  # of Python before 3.13
+        raise MeglError(
+            f"{path.name} is a symlink that leads in a circle", where=str(path), fix="remove it"
+        ) from None
+
+
+def _hidden(path: Path) -> str:
+    """How a temporary sibling's name begins: short, since that of `path` may be as long as names can be."""
+    return f".{path.name[:32]}."
+
+
 def refuse_to_replace_others(path: Path, marker: str) -> None:
     """Refuse a place that holds something else than nothing or a folder with the file `marker` in it.
 
@@ -239,7 +292,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def _swap(new: Path, path: Path) -> None:
     """The old folder steps aside and comes back if the move fails."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    aside = Path(tempfile.mkdtemp(prefix=f"{_hidden(path)}old.", dir=path.parent))
     path.rename(aside / "old")
     try:
         new.rename(path)

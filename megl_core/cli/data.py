@@ -134,9 +134,12 @@ def pack(
 
     Example: megl data pack data/scenes runs/packed --manifest runs/validation/manifest.parquet
     """
+    from megl_core.data.manifest import read_manifest, require_current
     from megl_core.data.pack import pack as run_pack
 
     config = resolve_config(params, set_)
+    if manifest:
+        require_current(read_manifest(manifest), dataset)
     with tempfile.TemporaryDirectory() as scratch:
         manifest = manifest or _scan_into(dataset, Path(scratch) / "manifest.parquet", config.data.split)
         info = run_pack(dataset, manifest, output, config.pack, labels=config.data.labels)
@@ -275,8 +278,7 @@ def _scan_into(dataset: Path, manifest: Path, split: SplitConfig) -> Path:
     """Scan a dataset; what an earlier manifest at the same place measured is not decoded again."""
     from megl_core.data.manifest import scan, write_manifest
 
-    known = manifest if manifest.is_file() else None
-    write_manifest(scan(dataset, split, known=known), manifest)
+    write_manifest(scan(dataset, split, known=manifest), manifest)
     return manifest
 
 

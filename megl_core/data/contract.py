@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from megl_core.errors import DataError
-from megl_core.files import canonical_json, read_json
+from megl_core.files import canonical_json, read_json, unique_keys
 
 ANNOTATIONS = "annotations.jsonl"
 DATASET_JSON = "dataset.json"
@@ -102,7 +102,7 @@ def read_annotations(root: Path) -> Iterator[tuple[int, Sample | BadRow]]:
 def parse_line(line: bytes, number: int) -> Sample | BadRow:
     """One line of annotations.jsonl as a `Sample`, or as a `BadRow` saying what is wrong."""
     try:
-        row = json.loads(line.decode("utf-8"), parse_constant=_reject_constant)
+        row = json.loads(line.decode("utf-8"), parse_constant=_reject_constant, object_pairs_hook=unique_keys)
         canonical_json(row)  # a lone surrogate is legal JSON and no text
     except UnicodeDecodeError as error:
         return BadRow(number, f"not valid UTF-8 at byte {error.start}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import stat
 import struct
 import warnings
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from megl_core.errors import DataError
 
@@ -22,6 +23,8 @@ MAX_BYTES = 1 << 30
 # Pillow's own guard: from our limit on it warns, and its warning is an error.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+_COLOUR_OF_16_BITS = re.compile(r"(RGB|LA|CMYK)\w*;16[BLN]")  # in the names of Pillow's decoders
 
 _DECODER_ERRORS = (
     OSError,
@@ -82,13 +85,15 @@ def as_rgb(image: Image.Image) -> Image.Image:
 def decode_mask(content: bytes) -> NDArray[np.bool_]:
     """The marked pixels, bool (H, W): those that are not black and not fully transparent.
 
-    Any bit depth will do; a palette image is judged by its colours, not by its indices.
+    A palette image is judged by its colours, not by its indices.
 
     Raises:
-        DataError: as for `decode_image`, except that 32-bit masks are welcome.
+        DataError: as for `decode_image`, except that 32-bit grey is welcome and 16-bit colour is not.
     """
     with _decoder_errors():
         image = _open(content)
+        if _COLOUR_OF_16_BITS.search(str(image.tile[:1])):  # Pillow drops their lower 8, and with them marks
+            raise DataError("a mask of 16-bit colour: save it with 8 bits a channel, or as 16-bit grey")
         if "A" in image.getbands() or "transparency" in image.info:
             pixels = np.asarray(image.convert("RGBA"))
             return np.asarray(pixels[..., :3].any(axis=2) & (pixels[..., 3] > 0))
@@ -115,7 +120,7 @@ def difference_hash(image: Image.Image) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def _open(content: bytes) -> Image.Image:
+def _open(content: bytes) -> ImageFile.ImageFile:
     """The image with its header read and checked, and nothing decoded yet."""
     if not content:
         raise DataError("the file is empty")

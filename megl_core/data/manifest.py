@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -16,11 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megl_core.config import SplitConfig
+from megl_core.data import images
 from megl_core.data.contract import ANNOTATIONS, TRAIN, BadRow, Sample, declared_labels, read_annotations
 from megl_core.data.images import decode_image, decode_mask, difference_hash, read_file
 from megl_core.data.split import assign_splits
 from megl_core.errors import DataError, IntegrityError
-from megl_core.files import atomic_file, canonical_json, resolve_inside, sha256_json
+from megl_core.files import atomic_file, canonical_json, resolve_inside, sha256_file, sha256_json
 from megl_core.progress import Reporter, get_reporter
 
 SCHEMA = pa.schema(
@@ -54,6 +56,7 @@ _DIGEST_DOMAIN = b"megl-manifest-v1\n"
 _DIGESTED = ("id", "label", "split", "group", "image_sha256", "mask_sha256", "explanations", "extra")
 _IMAGE_MEASURES = ("width", "height", "image_hash", "image_error")
 _MASK_MEASURES = ("mask_width", "mask_height", "mask_area", "mask_error")
+_MEASURED_BY = b"measured_by"  # in the file's metadata
 _MAX_PROBLEMS = 1000
 _BATCH_ROWS = 4096
 
@@ -77,7 +80,8 @@ def scan(
     Args:
         dataset: a folder of the data contract.
         split: how rows without a declared split are divided.
-        known: an earlier manifest; bytes measured there are hashed, but not decoded again.
+        known: an earlier manifest; bytes measured there are hashed, but not decoded again. One that cannot
+            be read, or was measured by other code, counts as none.
 
     Returns:
         A table of `SCHEMA` in file order.
@@ -97,7 +101,8 @@ def scan(
                 batches.append(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
                 rows.clear()
     batches.append(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
-    return pa.Table.from_batches(batches, schema=SCHEMA)
+    table = pa.Table.from_batches(batches, schema=SCHEMA)
+    return table.replace_schema_metadata({_MEASURED_BY: _measuring_code()})
 
 
 def row_digest(row: Mapping[str, Any]) -> str:
@@ -123,6 +128,23 @@ def require_rows(table: pa.Table, where: str) -> None:
         for row in batch.to_pylist():
             if row_digest(row) != row["row_sha256"]:
                 raise IntegrityError(f"the sample {row['id']!r} is not what its digest says", where=where)
+
+
+def require_current(table: pa.Table, dataset: Path) -> None:
+    """Make sure that annotations.jsonl says what it said when a manifest was made; no image is opened.
+
+    Raises:
+        IntegrityError: naming the first line that says something else, or is new, or is gone.
+        DataError: there are no annotations.
+    """
+    recorded = (row for batch in table.to_batches(_BATCH_ROWS) for row in batch.to_pylist())
+    for numbered, row in zip_longest(read_annotations(dataset), recorded):
+        if numbered is None or row is None or not _says_the_same(numbered[1], row):
+            raise IntegrityError(
+                f"line {numbered[0] if numbered else row['line']} changed since the manifest was made",
+                where=str(dataset / ANNOTATIONS),
+                fix="validate the dataset again: megl data validate",
+            )
 
 
 def require_digest(table: pa.Table, expected: str | None, path: Path) -> None:
@@ -236,19 +258,14 @@ class _Probe:
     def measure(self, numbered: tuple[int, Sample]) -> Row:
         """The manifest's row of a sample, without `split` and `row_sha256`."""
         line, sample = numbered
-        texts = list(sample.explanations)
+        stated = _stated(sample)
+        texts = stated["explanations"]
         return {
-            "id": sample.id,
             "line": line,
-            "label": sample.label,
-            "group": sample.group,
-            "image": sample.image,
+            **stated,
             **self._image(sample.image),
-            "mask": sample.mask,
             **self._mask(sample.mask),
-            "explanations": texts,
             "text_sha256": sha256_json(texts) if texts else None,
-            "extra": canonical_json(dict(sample.extra)).decode(),
         }
 
     def _image(self, path: str) -> Row:
@@ -271,6 +288,25 @@ class _Probe:
         return {"mask_sha256": sha256, **(self.masks.get(sha256) or _measure_mask(content))}
 
 
+def _stated(sample: Sample) -> Row:
+    """What the annotations say of a sample, in the manifest's form and without the split."""
+    return {
+        "id": sample.id,
+        "label": sample.label,
+        "group": sample.group,
+        "image": sample.image,
+        "mask": sample.mask,
+        "explanations": list(sample.explanations),
+        "extra": canonical_json(dict(sample.extra)).decode(),
+    }
+
+
+def _says_the_same(sample: Sample | BadRow, row: Row) -> bool:
+    if isinstance(sample, BadRow) or sample.split not in (None, row["split"]):
+        return False
+    return all(row[name] == value for name, value in _stated(sample).items())
+
+
 def _measure_image(content: bytes) -> Row:
     try:
         image = decode_image(content)
@@ -289,9 +325,19 @@ def _measure_mask(content: bytes) -> Row:
 
 
 def _known(manifest: Path, key: str, measures: tuple[str, ...]) -> dict[str, Row]:
-    """What an earlier manifest says of each digest."""
-    table = read_manifest(manifest, [key, *measures])
+    """What an earlier manifest says of each digest, where the code of today would say the same."""
+    try:
+        table = read_manifest(manifest, [key, *measures])
+    except DataError:
+        return {}
+    if (table.schema.metadata or {}).get(_MEASURED_BY) != _measuring_code():
+        return {}
     return {row.pop(key): row for row in table.to_pylist() if row[key] is not None}
+
+
+def _measuring_code() -> bytes:
+    sources = (Path(__file__), Path(images.__file__))
+    return sha256_json([sha256_file(source) for source in sources]).encode()
 
 
 def _in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

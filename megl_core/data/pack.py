@@ -9,7 +9,7 @@ a shard with decoded images and class names. Rows are ordered by id, so that one
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from megl_core.config import PackConfig
-from megl_core.data.contract import DATASET_JSON
+from megl_core.data.contract import ANNOTATIONS, DATASET_JSON, TRAIN
 from megl_core.data.images import read_file
 from megl_core.data.index import write_index
 from megl_core.data.manifest import known_labels, read_manifest, require_digest, root_digest, row_digest
-from megl_core.data.packed import FORMAT_VERSION, PackInfo
-from megl_core.errors import DataError, IntegrityError
+from megl_core.data.packed import FORMAT_VERSION, PackInfo, is_packed
+from megl_core.errors import DataError, IntegrityError, MeglError
 from megl_core.files import atomic_directory, resolve_inside, write_json
 from megl_core.progress import Bar, Reporter, get_reporter
 
 MANIFEST = "manifest.parquet"
 
 _BATCH_BYTES = 4 << 20
+_CHECKED = [
+    "id",
+    "line",
+    "label",
+    "width",
+    "height",
+    "image_error",
+    "mask_width",
+    "mask_height",
+    "mask_error",
+]
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _FIELDS = [
     pa.field("id", pa.string()),
@@ -59,13 +70,17 @@ def pack(
         digest: what the manifest's root digest must be; None: anything.
 
     Raises:
-        DataError: rows that did not decode, or with a label that is not among `labels`.
+        DataError: rows that break the contract: a file that did not decode, a mask of another size than its
+            image, an id that was there before, a label that is not among `labels`.
+            Or there are no labels, since no row is of the split `train`.
         IntegrityError: a file, or a row of the manifest, is not what the manifest recorded.
+        MeglError: something else than packed data is in the way, or the disk fails.
     """
+    _refuse_to_replace_reports(output)
     table = read_manifest(manifest)
     require_digest(table, digest, manifest)
-    labels = labels or known_labels(dataset, table)
-    _check_rows(table, labels, manifest)
+    labels = labels or _labels_of(dataset, table)
+    _check_rows(table, labels, dataset / ANNOTATIONS)
     table = table.sort_by([("id", "ascending"), ("row_sha256", "ascending")])
     splits: dict[str, dict[str, Any]] = {}
     shard_bytes = config.shard_mb << 20
@@ -90,22 +105,57 @@ def pack(
     return info
 
 
-def _check_rows(table: pa.Table, labels: list[str], manifest: Path) -> None:
-    known = set(labels)
-    columns = ["id", "line", "label", "image_error", "mask_error"]
+def _refuse_to_replace_reports(output: Path) -> None:
+    """A folder of `megl data validate` holds the marker too."""
+    if (output / MANIFEST).is_file() and not is_packed(output):
+        raise MeglError(
+            f"{output.name} is there already and holds a manifest, but no packed data",
+            where=str(output),
+            fix="choose another folder, or move this one away",
+        )
+
+
+def _labels_of(dataset: Path, table: pa.Table) -> list[str]:
+    labels = known_labels(dataset, table)
+    if not labels:
+        splits = sorted(set(table["split"].to_pylist()))
+        raise DataError(
+            f"no row is of the split {TRAIN!r}, which names the labels; the splits are {', '.join(splits)}",
+            where=str(dataset / ANNOTATIONS),
+            fix=f"call it {TRAIN!r} there, leave `split` out, or set data.labels",
+        )
+    return labels
+
+
+def _check_rows(table: pa.Table, labels: list[str], annotations: Path) -> None:
+    known = dict.fromkeys(labels)  # in their order
+    first_lines: dict[str, int] = {}
     problems = []
-    for row in _rows(table.select(columns)):
-        reasons = [f"{kind}: {row[f'{kind}_error']}" for kind in ("image", "mask") if row[f"{kind}_error"]]
-        if row["label"] not in known:
-            reasons.append(f"label {row['label']!r} is not one of {', '.join(labels)}")
+    for row in _rows(table.select(_CHECKED)):
+        reasons = list(_broken_rules(row, known))
+        first = first_lines.setdefault(row["id"], row["line"])
+        if first != row["line"]:
+            reasons.append(f"the id stands in line {first} already")
         problems += [f"row {row['id']!r} (line {row['line']}): {reason}" for reason in reasons]
     if problems:
         raise DataError(
             f"{len(problems)} problems keep this dataset from being packed",
-            where=str(manifest),
+            where=str(annotations),
             fix="correct the rows and scan again, or declare their labels",
             problems=problems,
         )
+
+
+def _broken_rules(row: dict[str, Any], labels: Collection[str]) -> Iterator[str]:
+    """What a row of the manifest has against the contract, as far as the row alone tells."""
+    for kind in ("image", "mask"):
+        if row[f"{kind}_error"]:
+            yield f"{kind}: {row[f'{kind}_error']}"
+    image, mask = (row["width"], row["height"]), (row["mask_width"], row["mask_height"])
+    if None not in image + mask and image != mask:
+        yield f"mask: {mask[0]} x {mask[1]} pixels, the image has {image[0]} x {image[1]}"
+    if row["label"] not in labels:
+        yield f"label {row['label']!r} is not one of {', '.join(labels)}"
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:

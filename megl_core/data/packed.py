@@ -26,6 +26,7 @@ from megl_core.errors import DataError, IntegrityError
 from megl_core.files import resolve_inside
 
 FORMAT_VERSION = 2
+_PACK = "pack a dataset: megl data pack DATASET FOLDER"
 _PACK_AGAIN = "pack the dataset again; where it is read from S3, empty storage.cache first"
 _ROW = ("id", "label", "group", "mask", "explanations", "extra")
 
@@ -287,8 +288,10 @@ def _read_description(files: PackedFiles) -> dict[str, Any]:
     try:
         with files.open(DATASET_JSON) as stream:
             description = json.load(stream)
-    except FileNotFoundError:
-        raise DataError(f"{DATASET_JSON} is missing", where=files.where) from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(
+            f"no packed data here: there is no folder with a {DATASET_JSON}", where=files.where, fix=_PACK
+        ) from None
     except ValueError as error:
         raise DataError(f"{DATASET_JSON} is not valid JSON: {error}", where=files.where) from None
     version = description.get("format_version") if isinstance(description, dict) else None
@@ -296,7 +299,7 @@ def _read_description(files: PackedFiles) -> dict[str, Any]:
         raise DataError(
             f"not a packed dataset of version {FORMAT_VERSION}",
             where=files.where,
-            fix="make one: megl data pack DATASET OUTPUT",
+            fix=_PACK,
         )
     return dict(description)
 

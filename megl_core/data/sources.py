@@ -60,6 +60,7 @@ def find_source(data: DataConfig, storage: StorageConfig) -> Source | None:
 def fetched(source: Source | None, target: Path) -> Iterator[Path | None]:
     """The data as a folder, to be imported to `target`. What has to be copied lies in a hidden folder beside
     that until the block ends well, so that a download that stopped goes on there."""
+    target = target.absolute()  # "." has no name
     scratch = target.with_name(f".{target.name}.source")
     try:
         yield source.fetch(scratch / source.content[:16]) if source else None
@@ -73,7 +74,14 @@ def fetched(source: Source | None, target: Path) -> Iterator[Path | None]:
 def _folder(folder: Path) -> Source:
     if not folder.is_dir():
         raise DataError("no such source folder", where=str(folder))
-    digest = sha256_tree(folder)
+    try:
+        digest = sha256_tree(folder)
+    except OSError as error:
+        raise DataError(
+            f"a file of the source cannot be read: {error.strerror}",
+            where=str(error.filename),
+            fix="make it readable, or take it out of the folder",
+        ) from None
     return Source(folder.resolve().as_uri(), digest, {"sha256": digest}, lambda _: folder)
 
 

@@ -166,6 +166,8 @@ def test_sections_check_what_their_fields_cannot() -> None:
         parse(GateRule, {"metric": "test.accuracy"})
     with pytest.raises(ConfigError, match="min is larger than max"):
         parse(Bound, {"min": 2, "max": 1})
+    with pytest.raises(ConfigError, match="a label occurs twice"):
+        load_config(None, ["data.labels=[a, b, a]"])
     assert parse(ScenesConfig, {"size": 64}).size == 64
 
 

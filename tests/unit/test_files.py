@@ -31,6 +31,15 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert target.stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "漢" * 85])
+def test_a_name_may_be_as_long_as_the_file_system_lets_it(tmp_path: Path, name: str) -> None:
+    files.write_bytes(tmp_path / name, b"new")
+    with files.atomic_directory(tmp_path / "below" / name, marker="file") as temporary:
+        (temporary / "file").write_bytes(b"")
+    assert names(tmp_path) == sorted(["below", name])
+    assert names(tmp_path / "below") == [name]
+
+
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "file"
     files.write_bytes(target, b"old")
@@ -185,6 +194,12 @@ def test_digests_are_those_of_the_bytes_and_the_names(tmp_path: Path) -> None:
     assert files.sha256_tree(tmp_path / "tree") != before
 
 
+def test_a_name_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+    with pytest.raises(DataError, match=r"'caf\\udce9.png' is not UTF-8"):
+        files.sha256_tree(tmp_path)
+
+
 # --- paths -----------------------------------------------------------------------------------
 
 
@@ -219,6 +234,13 @@ def test_symlinks_may_stay_inside_but_not_lead_out(tmp_path: Path) -> None:
     for relative in ("file.png", "folder/secret", "rootlike/x"):
         with pytest.raises(DataError, match="unsafe path"):
             files.resolve_inside(root, relative)
+
+
+def test_symlinks_that_lead_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("b.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    with pytest.raises(DataError, match="lead in a circle"):
+        files.resolve_inside(tmp_path, "a.png")
 
 
 def test_the_root_itself_may_be_reached_through_a_symlink(tmp_path: Path) -> None:
@@ -284,6 +306,26 @@ def test_nobodys_own_files_are_replaced(tmp_path: Path) -> None:
         fill(tmp_path / "plain", "new")
     assert names(tmp_path) == ["plain", "precious"]
     assert names(precious) == ["thesis.txt"]
+
+
+def test_a_link_stays_and_the_folder_behind_it_is_replaced(tmp_path: Path) -> None:
+    link, folder = tmp_path / "link", tmp_path / "disk" / "folder"
+    link.symlink_to(folder)
+    for text in ("made", "replaced"):
+        fill(link, text)
+        assert link.readlink() == folder
+        assert (folder / "file").read_text() == text
+    with pytest.raises(KeyboardInterrupt), files.atomic_directory(link, marker="file") as temporary:
+        write_and_interrupt(temporary / "file")
+    assert (folder / "file").read_text() == "replaced"
+    assert (names(tmp_path), names(folder.parent), names(folder)) == (["disk", "link"], ["folder"], ["file"])
+
+
+def test_a_link_that_leads_in_a_circle_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(MeglError, match="leads in a circle"):
+        fill(tmp_path / "circle", "new")
+    assert names(tmp_path) == ["circle"]
 
 
 def test_the_folder_one_stands_in_can_be_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from megl_core.config import DataConfig
 from megl_core.data.contract import Sample
 from megl_core.errors import DataError
-from megl_core.files import resolve_inside
+from megl_core.files import resolve_inside, unique_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,36 +83,32 @@ def locate(root: Path, *candidates: str) -> Path:
     """The first of `candidates` (paths that the data names, relative to `root`) that is a regular file.
 
     Raises:
-        DataError: one of them is unsafe, or none is there.
+        DataError: one of them is unsafe or cannot be read, or none is there.
     """
     for candidate in candidates:
         path = resolve_inside(root, candidate)
-        if path.is_file():
-            return path
+        try:
+            if path.is_file():
+                path.open("rb").close()
+                return path
+        except OSError as error:
+            raise DataError(f"{candidate!r} cannot be read: {error.strerror}") from None
     raise DataError(f"no file {' or '.join(map(repr, candidates))} in {root}")
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. A key that occurs twice is an error: the later one would win unseen.
+    """A JSON object from a file.
 
     Raises:
-        DataError: the file is missing, is not JSON, or is no object; names line and column, or the key.
+        DataError: the file is missing, is not JSON, is no object, or an object has a key twice; names line
+            and column, or the key.
     """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        collected = dict(pairs)
-        if len(collected) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in collected if keys.count(key) > 1)
-            raise DataError(f"key {twice!r} occurs twice in one object", where=str(path))
-        return collected
-
     try:
-        document = json.loads(path.read_bytes(), object_pairs_hook=unique)
+        document = json.loads(path.read_bytes(), object_pairs_hook=unique_keys)
     except FileNotFoundError:
         raise DataError(f"{path.name} is missing", where=str(path)) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path.name} is not valid JSON: {error}", where=str(path)) from None
+        raise DataError(f"{path.name} is not usable JSON: {error}", where=str(path)) from None
     if not isinstance(document, dict):
         raise DataError(f"{path.name} must hold a JSON object", where=str(path))
     return document

@@ -95,7 +95,7 @@ def _split(subset: str) -> str | None:
 def _area(annotation: dict[str, Any]) -> float:
     area = annotation.get("area")
     if isinstance(area, int | float):
-        return float(area)
+        return area  # not as a float: JSON has integers that are none
     raise DataError(f"annotation {annotation.get('id')!r} has no area")
 
 

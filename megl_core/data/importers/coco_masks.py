@@ -40,8 +40,8 @@ def _points(polygon: Any) -> list[float]:
     numbers = isinstance(polygon, list) and all(isinstance(value, int | float) for value in polygon)
     if not numbers or len(polygon) < 6 or len(polygon) % 2:
         raise DataError("a polygon must be a list of at least three x, y pairs")
-    if not np.isfinite(polygon).all():
-        raise DataError("a polygon has a corner that is no finite number")
+    if not all(abs(value) <= MAX_PIXELS for value in polygon):  # no side is longer; NaN is not smaller
+        raise DataError("a polygon has a corner that is no finite number, or is far outside of any image")
     return list(polygon)
 
 

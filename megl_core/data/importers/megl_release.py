@@ -7,6 +7,7 @@
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -72,10 +73,23 @@ def _class_names(source: Path) -> dict[str, str]:
         return {}
     mapping = read_document(path)
     if all(isinstance(value, int) for value in mapping.values()):
-        mapping = {str(class_id): label for label, class_id in mapping.items()}
+        mapping = _inverted(mapping, path)
     if not all(isinstance(label, str) for label in mapping.values()):
         raise DataError(f"{MAPPING} must map labels to numbers, or numbers to labels", where=str(path))
     return mapping
+
+
+def _inverted(mapping: dict[str, int], path: Path) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    for label, class_id in mapping.items():
+        earlier = names.setdefault(str(class_id), label)
+        if earlier != label:
+            raise DataError(
+                f"{MAPPING} gives the class id {class_id} to {earlier!r} and to {label!r}",
+                where=str(path),
+                fix="give each label a class id of its own",
+            )
+    return names
 
 
 def load_map(path: Path) -> NDArray[np.bool_]:
@@ -89,7 +103,7 @@ def load_map(path: Path) -> NDArray[np.bool_]:
     """
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)  # never larger than the file
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
+    except (ValueError, OSError, EOFError, SyntaxError, TokenError) as error:
         raise DataError(f"{path.name} is no usable .npy file: {error}") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "bufi":
         raise DataError(f"{path.name} holds no array of real numbers")

@@ -49,13 +49,18 @@ def box_mask(width: int = 12, height: int = 10) -> np.ndarray:
 
 def bomb(width: int = 50_000, height: int = 50_000) -> bytes:
     """A PNG of a few bytes whose header claims very many pixels."""
+    return png(width, height, 8, 2, bytes(1000))
+
+
+def png(width: int, height: int, bits: int, colour_type: int, scanlines: bytes) -> bytes:
+    """A PNG made by hand: of what Pillow does not write, too."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         checksum = zlib.crc32(kind + content)
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = zlib.compress(bytes(1000))
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    pixels = zlib.compress(scanlines)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from megl_core.config import SplitConfig
 from megl_core.data.importers import IMPORTERS
-from megl_core.data.manifest import read_manifest
+from megl_core.data.manifest import read_manifest, scan, write_manifest
 from megl_core.data.packed import read_info
 from tests.conftest import REPOSITORY
 from tests.unit.data.build import row, write_dataset, write_rows
@@ -56,9 +57,31 @@ def test_import_names_the_bad_rows_without_a_traceback(tmp_path: Path) -> None:
     assert not (tmp_path / "d").exists()
 
 
+def test_the_folder_one_stands_in_can_be_imported_into(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "s")
+    (tmp_path / "here").mkdir()
+    result = megl("import", "folder", tmp_path / "s", ".", folder=tmp_path / "here")
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "s"]
+    assert (tmp_path / "here/images/s0.png").is_file()
+
+
+def test_a_manifest_from_before_an_edit_is_not_packed(tmp_path: Path) -> None:
+    rows = write_dataset(tmp_path / "pets")
+    write_manifest(scan(tmp_path / "pets", SplitConfig()), tmp_path / "m.parquet")
+    write_rows(tmp_path / "pets", [*rows[:3], rows[3] | {"label": "cat"}, *rows[4:]])
+    result = megl("pack", "pets", "p", "--manifest", "m.parquet", folder=tmp_path)
+    assert result.returncode == 6
+    assert "line 4 changed since the manifest was made" in result.stderr
+    assert "fix:   validate the dataset again: megl data validate" in result.stderr
+    assert not (tmp_path / "p").exists()
+
+
 @pytest.mark.slow
 def test_validate_prints_its_verdict_and_keeps_the_manifest(tmp_path: Path) -> None:
     write_dataset(tmp_path / "pets", count=12)
+    (tmp_path / "runs/validation").mkdir(parents=True)
+    (tmp_path / "runs/validation/manifest.parquet").write_bytes(b"cut off")
     small = "--set=validation.image_side.min=8"  # the pictures are 12x10
     passed = megl("validate", "pets", "--json", small, folder=tmp_path)
     assert passed.returncode == 0, passed.stderr

@@ -72,10 +72,11 @@ def test_schema_refuses_unsafe_paths(path: str, validator: jsonschema.Draft20201
         (b"[1]", "not a JSON object"),
         (b'{"id": "a", "image": "b", "label": "c", "area": NaN}', "NaN is no JSON number"),
         (b'{"id": "\\ud800", "image": "b", "label": "c"}', "not usable JSON"),
+        (b'{"id": "a", "image": "b", "label": "c", "label": "d"}', "key 'label' occurs twice"),
         (b"[" * 100_000, "not usable JSON"),
         (b'{"id": ' + b"9" * 5000 + b"}", "not usable JSON"),
     ],
-    ids=["utf-8", "cut", "list", "nan", "surrogate", "deep", "long number"],
+    ids=["utf-8", "cut", "list", "nan", "surrogate", "twice", "deep", "long number"],
 )
 def test_bad_lines_say_why(line: bytes, reason: str) -> None:
     bad = parse_line(line, 7)

@@ -1,5 +1,6 @@
 import io
 import os
+import struct
 import warnings
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from megl_core.data.images import decode_image, decode_mask, difference_hash, encode_png, read_file
 from megl_core.errors import DataError
-from tests.unit.data.build import bomb, encode, noise
+from tests.unit.data.build import bomb, encode, noise, png
 
 MARKED = np.array([[True, False, True], [False, False, True]])
 
@@ -98,6 +99,15 @@ def test_masks_of_every_depth(content: bytes) -> None:
     mask = decode_mask(content)
     assert mask.dtype == np.bool_
     assert np.array_equal(mask, MARKED)
+
+
+@pytest.mark.parametrize(("channels", "colour_type"), [(2, 4), (3, 2), (4, 6)], ids=["LA", "RGB", "RGBA"])
+def test_masks_of_16_bit_colour_are_refused(channels: int, colour_type: int) -> None:
+    """Of the value 200 the upper 8 bits are 0: such a mask would mark nothing."""
+    content = png(1, 1, 16, colour_type, struct.pack(f">x{channels}H", *[200] * channels))
+    assert decode_image(content).size == (1, 1)
+    with pytest.raises(DataError, match="a mask of 16-bit colour"):
+        decode_mask(content)
 
 
 def test_encoded_masks_come_back() -> None:

@@ -119,6 +119,14 @@ def test_an_array_that_claims_more_than_its_file_holds(tmp_path: Path) -> None:
         load_map(tmp_path / "map.npy")
 
 
+def test_an_array_with_a_damaged_header(tmp_path: Path) -> None:
+    np.save(tmp_path / "map.npy", np.zeros((4, 4)))
+    content = (tmp_path / "map.npy").read_bytes()
+    (tmp_path / "map.npy").write_bytes(content.replace(b"(4, 4), }", b"(4, 4), ("))
+    with pytest.raises(DataError, match=r"no usable .npy"):
+        load_map(tmp_path / "map.npy")
+
+
 def megl_source(root: Path, mapping: dict[str, Any] | None) -> Path:
     put(root / "images/a.png", encode(noise(1)))
     put(root / "images/b.png", encode(noise(2)))
@@ -157,6 +165,12 @@ def test_megl_release_without_mapping_takes_the_answers(tmp_path: Path) -> None:
     run("megl-release", megl_source(tmp_path / "s", None), tmp_path / "d")
     assert {sample.label for sample in samples(tmp_path / "d").values()} == {"a dog", "a cat"}
     assert description(tmp_path / "d")["labels"] is None
+
+
+def test_megl_release_with_one_class_id_for_two_labels(tmp_path: Path) -> None:
+    source = megl_source(tmp_path / "s", {"cat": 0, "dog": 1, "puppy": 1})
+    with pytest.raises(DataError, match="the class id 1 to 'dog' and to 'puppy'"):
+        run("megl-release", source, tmp_path / "d")
 
 
 def test_megl_release_reports_every_bad_row(tmp_path: Path) -> None:
@@ -221,6 +235,15 @@ def test_coco(tmp_path: Path) -> None:
     assert description(tmp_path / "d")["labels"] == ["cat", "dog", "horse"]
 
 
+def test_an_area_may_be_any_integer(tmp_path: Path) -> None:
+    source = coco_source(tmp_path / "s")
+    document = json.loads((source / "annotations/instances_train2017.json").read_text())
+    document["annotations"][1]["area"] = 10**400
+    put(source / "annotations/instances_train2017.json", document)
+    run("coco", source, tmp_path / "d")
+    assert samples(tmp_path / "d")["train2017-1"].label == "cat"
+
+
 @pytest.mark.parametrize(
     ("counts", "marked"),
     [
@@ -250,6 +273,10 @@ BAD_SHAPES = {
     "odd": [[0, 0, 1, 1, 2]],
     "text": [["a"] * 6],
     "infinite": [[float("inf")] * 6],
+    "no number": [[float("nan")] * 6],
+    "beyond 64 bits": [[0, 0, 4, 0, 4, 1 << 64]],
+    "beyond a float": [[0, 0, 4, 0, 4, 10**400]],
+    "far away": [[0, 0, 4, 0, 4, 1e300]],
     "other size": {"size": [3, 4], "counts": [12]},
     "too short": {"size": [4, 3], "counts": [2, 3]},
     "negative": {"size": [4, 3], "counts": [13, -1]},

@@ -6,8 +6,15 @@ import pyarrow as pa
 import pytest
 
 from megl_core.config import SplitConfig
-from megl_core.data.manifest import SCHEMA, read_manifest, root_digest, scan, write_manifest
-from megl_core.errors import DataError
+from megl_core.data.manifest import (
+    SCHEMA,
+    read_manifest,
+    require_current,
+    root_digest,
+    scan,
+    write_manifest,
+)
+from megl_core.errors import DataError, IntegrityError
 from tests.conftest import shared_data
 from tests.unit.data.build import Silent, bomb, box_mask, encode, noise, row, write_dataset, write_rows
 
@@ -91,19 +98,21 @@ def test_duplicate_ids_stay_in(tmp_path: Path) -> None:
 def test_rows_that_cannot_be_represented_are_raised_together(tmp_path: Path) -> None:
     write_dataset(tmp_path)
     (tmp_path / "images/link.png").symlink_to("/etc/passwd")
+    (tmp_path / "images/circle.png").symlink_to("circle.png")
     lines = [
         json.dumps(row(0)).encode(),
         b'{"id": "\xff"}',
         json.dumps(row(1, image="../../etc/passwd")).encode(),
         json.dumps(row(2, image="images/link.png")).encode(),
         json.dumps(row(3, mask="/etc/passwd")).encode(),
+        json.dumps(row(4, image="images/circle.png")).encode(),
         b"",
     ]
     (tmp_path / "annotations.jsonl").write_bytes(b"\n".join(lines))
-    with pytest.raises(DataError, match="4 bad rows") as caught:
+    with pytest.raises(DataError, match="5 bad rows") as caught:
         scanned(tmp_path)
     assert [problem.split(":")[0] for problem in caught.value.problems] == [
-        f"annotations.jsonl line {line}" for line in (2, 3, 4, 5)
+        f"annotations.jsonl line {line}" for line in (2, 3, 4, 5, 6)
     ]
     assert "'../../etc/passwd'" in caught.value.problems[1]
     assert "leads out" in caught.value.problems[2]
@@ -163,6 +172,23 @@ def test_known_bytes_are_not_decoded_again(tmp_path: Path) -> None:
     assert again["width"].to_pylist() == [77, 5, 12, 12, 12, 12]
 
 
+@pytest.mark.parametrize("known", ["absent", "broken", "older version", "other code", "code not told"])
+def test_measures_of_anything_else_are_taken_again(tmp_path: Path, known: str) -> None:
+    write_dataset(tmp_path / "data")
+    table, path = scanned(tmp_path / "data"), tmp_path / "known.parquet"
+    claimed = table.set_column(
+        SCHEMA.get_field_index("width"), SCHEMA.field("width"), pa.array([77] * 6, pa.int32())
+    )
+    if known == "broken":
+        path.write_bytes(b"PAR1")
+    elif known == "older version":
+        write_manifest(claimed.drop_columns("mask_area"), path)
+    elif known != "absent":
+        metadata = {"measured_by": "0" * 64} if known == "other code" else None
+        write_manifest(claimed.replace_schema_metadata(metadata), path)
+    assert scanned(tmp_path / "data", known=path).equals(table)
+
+
 def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data")
     table = scanned(tmp_path / "data")
@@ -180,6 +206,38 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path) -> None:
     write_manifest(pa.table({"id": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(DataError, match="not a manifest of this version"):
         read_manifest(tmp_path / "other.parquet")
+
+
+CHANGES = {
+    "label": {"label": "dog"},
+    "text": {"explanations": ["No ears."]},
+    "declared split": {"split": "ood"},
+    "mask": {"mask": None},
+    "another image": {"image": "images/s4.png"},
+    "free column": {"free": 1},
+    "no sample": {"label": ""},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_annotations_that_changed_since_the_scan_are_noticed(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    rows = write_dataset(tmp_path)
+    table = scanned(tmp_path)
+    require_current(table, tmp_path)
+    write_rows(tmp_path, [rows[0] | change, *rows[1:]])
+    with pytest.raises(IntegrityError, match="line 1 changed since"):
+        require_current(table, tmp_path)
+
+
+@pytest.mark.parametrize("count", [5, 7])
+def test_rows_that_are_new_or_gone_since_the_scan_are_noticed(tmp_path: Path, count: int) -> None:
+    rows = write_dataset(tmp_path)
+    table = scanned(tmp_path)
+    write_rows(tmp_path, [*rows, row(6)][:count])
+    with pytest.raises(IntegrityError, match=f"line {max(count, 6)} changed since"):
+        require_current(table, tmp_path)
 
 
 @pytest.mark.slow

@@ -143,6 +143,28 @@ def test_a_label_that_never_trains_is_undeclared(dataset: Path, tmp_path: Path) 
         packed(dataset, tmp_path / "p")
 
 
+def test_a_set_without_training_rows_is_told_once(dataset: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (dataset / "annotations.jsonl").read_text().splitlines()]
+    write_rows(dataset, [{**sample, "split": "training"} for sample in rows])
+    with pytest.raises(DataError, match="the splits are training") as caught:
+        packed(dataset, tmp_path / "p")
+    assert caught.value.problems == ()
+    assert caught.value.where == str(dataset / "annotations.jsonl")
+    assert packed(dataset, tmp_path / "p", labels=["cat", "dog"]).splits == {"training": 6}
+
+
+def test_packed_data_are_replaced_and_reports_are_not(dataset: Path, tmp_path: Path) -> None:
+    packed(dataset, tmp_path / "p")
+    packed(dataset, tmp_path / "p")
+    reports = tmp_path / "validation"
+    reports.mkdir()
+    write_manifest(scan(dataset, SplitConfig(), Silent()), reports / "manifest.parquet")
+    (reports / "validation.html").write_text("passed")
+    with pytest.raises(MeglError, match="holds a manifest, but no packed data"):
+        packed(dataset, reports)
+    assert tree(reports) == {"manifest.parquet", "validation.html"}
+
+
 def test_broken_images_are_not_packed(dataset: Path, tmp_path: Path) -> None:
     (dataset / "images/s5.png").write_bytes(encode(noise(5))[:100])
     (dataset / "masks/s1.png").unlink()
@@ -152,6 +174,19 @@ def test_broken_images_are_not_packed(dataset: Path, tmp_path: Path) -> None:
         ["row 's5' (line 1)", "image"],
         ["row 's1' (line 5)", "mask"],
     ]
+
+
+def test_what_the_contract_forbids_is_not_packed(dataset: Path, tmp_path: Path) -> None:
+    (dataset / "masks/s0.png").write_bytes(encode(box_mask(width=6, height=5)))
+    rows = [json.loads(line) for line in (dataset / "annotations.jsonl").read_text().splitlines()]
+    write_rows(dataset, [*rows, rows[2]])
+    with pytest.raises(DataError) as caught:
+        packed(dataset, tmp_path / "p")
+    assert caught.value.problems == (
+        "row 's0' (line 6): mask: 6 x 5 pixels, the image has 12 x 10",
+        "row 's3' (line 7): the id stands in line 3 already",
+    )
+    assert caught.value.where == str(dataset / "annotations.jsonl")
 
 
 @pytest.mark.parametrize("name", ["images/s0.png", "masks/s0.png"])
@@ -181,6 +216,7 @@ def test_a_full_disk_leaves_nothing_half_packed(tmp_path: Path, small_disk: Path
     write_dataset(root, count=8)
     for number in range(8):
         (root / f"images/s{number}.png").write_bytes(encode(noise(number, 256, 256), "BMP"))
+    write_rows(root, [row(number, mask=None) for number in range(8)])
     manifest = tmp_path / "manifest.parquet"
     write_manifest(scan(root, SplitConfig(), Silent()), manifest)
     with pytest.raises(MeglError, match="No space left on device") as caught:
@@ -281,6 +317,10 @@ def test_what_is_not_there_is_named(dataset: Path, tmp_path: Path) -> None:
     (dataset / "dataset.json").write_text("{}")
     with pytest.raises(DataError, match="not a packed dataset"):
         read_info(dataset)
+    for path in (tmp_path / "absent", dataset / "annotations.jsonl"):
+        with pytest.raises(DataError, match="no packed data here") as caught:
+            read_info(path)
+        assert "megl data pack" in str(caught.value.fix)
 
 
 @pytest.mark.slow

@@ -1,13 +1,15 @@
 """What every importer owes: all rows or none, safe paths, one file for each id."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from megl_core.config import DataConfig
+from megl_core.config import DataConfig, StorageConfig
 from megl_core.data.contract import Sample, read_annotations
 from megl_core.data.importers import IMPORTERS, import_dataset
+from megl_core.data.sources import find_source
 from megl_core.errors import ConfigError, DataError, MeglError
 from tests.unit.data.build import Silent, bomb, encode, noise, row, tree, write_dataset, write_rows
 
@@ -50,13 +52,14 @@ def test_every_bad_row_is_named_and_nothing_is_written(tmp_path: Path) -> None:
         json.dumps(row(3, image="images/absent.png")).encode(),
         json.dumps(row(0)).encode(),
         json.dumps(row(4, mask="images")).encode(),
+        json.dumps(row(5, image="images/" + "x" * 300)).encode(),
     ]
     (tmp_path / "s/annotations.jsonl").write_bytes(b"\n".join(lines))
-    with pytest.raises(DataError, match="6 rows cannot be imported; nothing was written") as caught:
+    with pytest.raises(DataError, match="7 rows cannot be imported; nothing was written") as caught:
         run(tmp_path / "s", tmp_path / "d")
     problems = caught.value.problems
     assert [problem.split(":")[0] for problem in problems] == [
-        f"annotations.jsonl line {line}" for line in (2, 3, 4, 5, 6, 7)
+        f"annotations.jsonl line {line}" for line in (2, 3, 4, 5, 6, 7, 8)
     ]
     assert "must be relative and stay in its folder" in problems[0]
     assert "leads out" in problems[1]
@@ -64,7 +67,20 @@ def test_every_bad_row_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     assert "no file 'images/absent.png'" in problems[3]
     assert "id 's0' occurs twice, first in annotations.jsonl line 1" in problems[4]
     assert "no file 'images'" in problems[5]
+    assert "cannot be read: File name too long" in problems[6]
     assert {path.name for path in tmp_path.iterdir()} == {"s", "outside.png"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "s")
+    (tmp_path / "s/images/s3.png").chmod(0)
+    with pytest.raises(DataError, match="1 row cannot be imported") as caught:
+        run(tmp_path / "s", tmp_path / "d")
+    assert "line 4: 'images/s3.png' cannot be read: Permission denied" in caught.value.problems[0]
+    with pytest.raises(DataError, match="a file of the source cannot be read") as caught:
+        find_source(DataConfig(importer="folder", source=str(tmp_path / "s")), StorageConfig())
+    assert caught.value.where == str(tmp_path / "s/images/s3.png")
 
 
 def test_a_failed_import_leaves_the_old_dataset(tmp_path: Path) -> None:

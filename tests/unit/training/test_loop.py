@@ -128,7 +128,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(packed, tmp_path / "model", tracker=Recorder(stop_after=2))
-    newest = max((tmp_path / "model.checkpoints").glob("*/*"))
+    newest = max((tmp_path / "model.checkpoints").glob("*/step-*"))
     weights = newest / "model.safetensors"
     damage(weights)
     run(packed, tmp_path / "model")
@@ -156,7 +156,7 @@ def test_only_the_newest_checkpoints_are_kept(packed: Path, tmp_path: Path) -> N
     config = CONFIG.model_copy(update={"keep_checkpoints": 1})
     with pytest.raises(KeyboardInterrupt):
         run(packed, tmp_path / "model", config, tracker=Recorder(stop_after=2))
-    assert [path.name for path in (tmp_path / "model.checkpoints").glob("*/*")] == ["step-00000008"]
+    assert [path.name for path in (tmp_path / "model.checkpoints").glob("*/step-*")] == ["step-00000008"]
 
 
 def test_the_same_seed_gives_the_same_model_and_another_seed_another(packed: Path, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_restarted_run_forgets_its_checkpoints(
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             run(packed, tmp_path / "model", tracker=Recorder(stop_after=2), resume=False)
-        kept = (tmp_path / "model.checkpoints").glob("*/*")
+        kept = (tmp_path / "model.checkpoints").glob("*/step-*")
         assert sorted(path.name for path in kept) == ["step-00000007", "step-00000008"]
     assert "resuming" not in capsys.readouterr().err
 
