@@ -4,11 +4,13 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -17,6 +19,8 @@ from megl_core.errors import DataError, MeglError
 
 _CHUNK = 1 << 20
 _LOCK_FILE = ".lock"
+_SCRATCH = ".tmp"
+_NOT_YET_HELD = 60.0  # seconds that a process may take from making a folder to holding it
 _AT_CWD, _RENAME_EXCHANGE = -100, 2  # of <fcntl.h> and <linux/fs.h>
 _DISK_ERRORS = {
     errno.EACCES,
@@ -181,16 +185,30 @@ def atomic_directory(path: Path, *, marker: str) -> Iterator[Path]:
     refuse_to_replace_others(path, marker)
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=_hidden(path), dir=path.parent))
-        try:
+        with _scratch(path) as scratch:
+            temporary = scratch / "new"
+            temporary.mkdir()
             yield temporary
             os.sync()  # one flush: fsync of each file would dominate a folder of many small ones
             temporary.chmod(0o755)
             replace_directory(temporary, path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
         sync(path.parent)
+
+
+@contextlib.contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path`, gone afterwards. What killed processes left of theirs goes first."""
+    for left in path.parent.glob(f"{glob.escape(_hidden(path))}*{_SCRATCH}"):
+        with contextlib.suppress(OSError):  # somebody holds it, or it is gone
+            if time.time() - left.stat().st_mtime > _NOT_YET_HELD:
+                with locked(left / _LOCK_FILE, wait=False):
+                    shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(prefix=_hidden(path), suffix=_SCRATCH, dir=path.parent))
+    try:
+        with locked(folder / _LOCK_FILE):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -120,7 +120,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
             if moment == "anywhere":
                 time.sleep(chance.random() * 0.05)
             else:
-                wait_until(lambda: any(tmp_path.glob("model.checkpoints/*/.step-*/*.safetensors")), process)
+                wait_until(lambda: any(tmp_path.glob("model.checkpoints/*/.step-*/new/*.safetensors")), process)
             process.kill()
         reached = newest(output)
         assert reached >= target
