@@ -133,10 +133,15 @@ class CheckpointWriter:
 def write_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:
     """Write a checkpoint atomically, remove all but the newest `keep`, and return its folder.
 
+    Those of this step and of later ones go first: a run that comes to this step could not read them.
+
     Raises:
-        MeglError: the disk fails; the checkpoints are as they were.
+        MeglError: the disk fails; the checkpoints of earlier steps are as they were.
     """
-    checkpoint = folder / f"{_PREFIX}{snapshot.step:08d}"
+    checkpoint = folder / _name(snapshot.step)
+    for unreadable in _folders(folder):
+        if unreadable.name >= checkpoint.name:
+            shutil.rmtree(unreadable)
     with atomic_directory(checkpoint, marker=_STATE) as target:
         save_file(snapshot.weights, target / _WEIGHTS)
         save_file(snapshot.optimizer, target / _OPTIMIZER)
@@ -253,6 +258,10 @@ def _load_optimizer(model: nn.Module, optimizer: Optimizer, tensors: Tensors) ->
 
 def _copy(tensor: Tensor) -> Tensor:
     return whole(tensor.detach()).to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+def _name(step: int) -> str:
+    return f"{_PREFIX}{step:08d}"
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -137,6 +137,41 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert "resuming at step 7 of 12" in shown
 
 
+def damage_weights(checkpoint: Path) -> None:
+    cut_short(checkpoint / "model.safetensors")
+
+
+def damage_state(checkpoint: Path) -> None:
+    (checkpoint / "state.json").unlink()
+
+
+@pytest.mark.parametrize("damage", [damage_weights, damage_state])
+def test_a_damaged_checkpoint_gives_way_to_those_of_earlier_steps(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None]
+) -> None:
+    config = CONFIG.model_copy(update={"keep_checkpoints": 1})
+    with pytest.raises(KeyboardInterrupt):
+        run(packed, tmp_path / "model", config, tracker=Recorder(stop_after=2))
+    damage(next((tmp_path / "model.checkpoints").glob("*/*")))
+    with pytest.raises(KeyboardInterrupt):
+        run(packed, tmp_path / "model", config, tracker=Recorder(stop_after=1))
+    kept = (tmp_path / "model.checkpoints").glob("*/*")
+    assert [path.name for path in kept] == ["step-00000005"]
+    run(packed, tmp_path / "model", config)
+    assert "resuming at step 5 of 12" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", [damage_weights, damage_state])
+def test_a_damaged_checkpoint_is_written_anew(
+    packed: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(packed, tmp_path / "model", tracker=Recorder(stop_after=2))
+    damage(max((tmp_path / "model.checkpoints").glob("*/*")))
+    run(packed, tmp_path / "model")
+    assert (tmp_path / "model").is_dir()
+
+
 @pytest.mark.parametrize("change", ["code", "labels"])
 def test_a_checkpoint_of_other_code_or_labels_is_not_resumed(
     packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
