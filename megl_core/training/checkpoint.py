@@ -3,7 +3,7 @@
     <folder>/step-00000150/
       model.safetensors      what is trained, and the buffers: frozen weights come from elsewhere
       optimizer.safetensors  <parameter>/<name> of each parameter's optimizer tensors
-      state.json             the place in the run, and the SHA-256 of both files
+      state.json             the place in the run, the SHA-256 of both files, and that of all this
 
 A checkpoint appears under its name only when it is complete. Its tensors are whole, however many processes
 share them. Random numbers are derived from the step's number, so that there is no state of theirs.
@@ -25,13 +25,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from megl_core.errors import DataError, UnavailableError
-from megl_core.files import atomic_directory, locked_folder, read_json, sha256_file, write_json
+from megl_core.files import atomic_directory, locked_folder, read_json, sha256_file, sha256_json, write_json
 from megl_core.models.weights import load_tensors, unique_names
 from megl_core.training.sharding import sharded_like, whole
 
 _PREFIX = "step-"
 _STATE = "state.json"
 _WEIGHTS, _OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+_DIGEST = "sha256"
 _HELD_SECONDS = 30.0
 _POLL_SECONDS = 0.2
 Tensors = dict[str, Tensor]
@@ -146,7 +147,8 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:
         save_file(snapshot.weights, target / _WEIGHTS)
         save_file(snapshot.optimizer, target / _OPTIMIZER)
         files = {name: sha256_file(target / name) for name in (_WEIGHTS, _OPTIMIZER)}
-        write_json(target / _STATE, {**snapshot.state, "step": snapshot.step, "files": files})
+        state = {**snapshot.state, "step": snapshot.step, "files": files}
+        write_json(target / _STATE, {**state, _DIGEST: sha256_json(state)})
     for old in _folders(folder)[:-keep]:
         shutil.rmtree(old)
     return checkpoint
@@ -203,12 +205,11 @@ def check(checkpoint: Path) -> None:
         DataError: they are not those that were written.
     """
     try:
-        files = read_json(checkpoint / _STATE)["files"]
-        damaged = [name for name, digest in files.items() if sha256_file(checkpoint / name) != digest]
-    except (DataError, OSError, KeyError, TypeError, AttributeError) as error:
+        damaged = next(_damaged(checkpoint), None)
+    except (DataError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"the checkpoint {checkpoint.name} cannot be read: {error}") from None
     if damaged:
-        raise DataError(f"the checkpoint {checkpoint.name} cannot be read: {damaged[0]} is damaged")
+        raise DataError(f"the checkpoint {checkpoint.name} cannot be read: {damaged} is damaged")
 
 
 def restore(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
@@ -228,6 +229,16 @@ def restore(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> dict[st
     load_tensors(model, {**state, **placed})
     _load_optimizer(model, optimizer, tensors)
     return saved
+
+
+def _damaged(checkpoint: Path) -> Iterator[str]:
+    """The files whose bytes are not those that were written."""
+    state = read_json(checkpoint / _STATE)
+    if state.pop(_DIGEST, None) != sha256_json(state) or checkpoint.name != _name(state["step"]):
+        yield _STATE
+    for name, digest in state["files"].items():
+        if sha256_file(checkpoint / name) != digest:
+            yield name
 
 
 def _changing(model: nn.Module) -> Tensors:

@@ -161,14 +161,22 @@ def test_a_damaged_checkpoint_gives_way_to_those_of_earlier_steps(
     assert "resuming at step 5 of 12" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("damage", [damage_weights, damage_state])
+def change_state(checkpoint: Path) -> None:
+    state = checkpoint / "state.json"
+    state.write_text(
+        state.read_text().replace('"step": 8,', '"step": 9,').replace('"step": 8\n', '"step": 9\n')
+    )
+
+
+@pytest.mark.parametrize("damage", [damage_weights, damage_state, change_state])
 def test_a_damaged_checkpoint_is_written_anew(
-    packed: Path, tmp_path: Path, damage: Callable[[Path], None]
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None]
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(packed, tmp_path / "model", tracker=Recorder(stop_after=2))
     damage(max((tmp_path / "model.checkpoints").glob("*/*")))
     run(packed, tmp_path / "model")
+    assert "resuming at step 7 of 12" in capsys.readouterr().err
     assert (tmp_path / "model").is_dir()
 
 
