@@ -20,13 +20,13 @@ from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from megl_core.errors import DataError, UnavailableError
 from megl_core.files import atomic_directory, locked_folder, read_json, sha256_file, sha256_json, write_json
-from megl_core.models.weights import load_tensors, unique_names
+from megl_core.models.weights import load_tensors, save_tensors, unique_names
 from megl_core.training.sharding import sharded_like, whole
 
 _PREFIX = "step-"
@@ -144,8 +144,8 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:
         if unreadable.name >= checkpoint.name:
             shutil.rmtree(unreadable)
     with atomic_directory(checkpoint, marker=_STATE) as target:
-        save_file(snapshot.weights, target / _WEIGHTS)
-        save_file(snapshot.optimizer, target / _OPTIMIZER)
+        save_tensors(snapshot.weights, target / _WEIGHTS)
+        save_tensors(snapshot.optimizer, target / _OPTIMIZER)
         files = {name: sha256_file(target / name) for name in (_WEIGHTS, _OPTIMIZER)}
         state = {**snapshot.state, "step": snapshot.step, "files": files}
         write_json(target / _STATE, {**state, _DIGEST: sha256_json(state)})

@@ -189,3 +189,11 @@ def test_a_checkpoint_under_the_name_of_another_step_is_noticed(tmp_path: Path) 
     moved = written.rename(tmp_path / "step-00000002")
     with pytest.raises(DataError, match=r"state\.json is damaged"):
         check(moved)
+
+
+def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(tiny_disk: Path) -> None:
+    checkpoint.write_checkpoint(tiny_disk, Snapshot(1, {}, {"a": torch.zeros(4)}, {}), keep=1)
+    with pytest.raises(MeglError, match=r"No space left(.|\n)*free some space"):
+        checkpoint.write_checkpoint(tiny_disk, Snapshot(2, {}, {"a": torch.zeros(400_000)}, {}), keep=1)
+    (kept,) = tiny_disk.iterdir()
+    check(kept)
