@@ -82,7 +82,10 @@ def skip(*names: str) -> None:
 
 
 class EventReporter:
-    """Appends one JSON object a line to a file that another process follows."""
+    """Appends one JSON object a line to a file that another process follows.
+
+    On a full disk events are lost, also in the middle of a line: they are no reason to end the work.
+    """
 
     def __init__(self, path: Path, step: str | None = None) -> None:
         self.path = path
@@ -90,7 +93,7 @@ class EventReporter:
 
     def emit(self, kind: str, **fields: Any) -> None:
         event = {"time": time.time(), "step": self.step, "kind": kind, **fields}
-        with self.path.open("a") as stream:
+        with contextlib.suppress(OSError), self.path.open("a") as stream:
             stream.write(json.dumps(event, default=str) + "\n")
 
     def message(self, text: str) -> None:
