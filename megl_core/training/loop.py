@@ -99,7 +99,7 @@ def train(
 
     Raises:
         DataError: there is nothing to train on.
-        MeglError: loss or gradient is not finite; the message names the images.
+        MeglError: loss or gradient is not finite, where the message names the images, or an epoch's number.
         UnavailableError: another process died or got stuck; the message names it.
     """
     torch.set_num_threads(config.num_threads)
@@ -249,7 +249,11 @@ class Run:
         return one_cycle(step, self.total_steps, peak, self.config.warmup)
 
     def end_epoch(self, tick: Callable[[], None]) -> Row:
-        """Complete the history with the epoch that ends here."""
+        """Complete the history with the epoch that ends here.
+
+        Raises:
+            MeglError: one of its numbers is not finite.
+        """
         speed = self.speed.of_epoch()
         row = {
             "epoch": self.step // self.steps_per_epoch,
@@ -260,6 +264,7 @@ class Run:
         if self.parts.validation is not None:
             rank, world = self.process.rank, self.process.world
             row |= check_progress(self.trained.model, self.parts.validation, rank, world, tick)
+        _require_finite(row)
         self.means = Means()
         self.history.append(row)
         self._log(row, speed)
@@ -291,6 +296,16 @@ class Run:
             if math.isfinite(speed):
                 metrics["images_per_second"] = speed
             self.tracker.log_metrics(metrics, int(row["step"]))
+
+
+def _require_finite(row: Row) -> None:
+    """Refuse an epoch whose last step left weights from which no numbers come."""
+    if bad := [name for name, value in row.items() if not math.isfinite(value)]:
+        raise MeglError(
+            f"not finite after step {row['step']}: {', '.join(bad)}",
+            where=f"the end of epoch {row['epoch']}",
+            fix="lower train.learning_rate",
+        )
 
 
 class _Loop:

@@ -236,6 +236,14 @@ def test_a_loss_that_explodes_names_its_batch_and_leaves_no_model(packed: Path, 
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize("on_nan", ["stop", "skip"])
+def test_an_explosion_in_the_last_step_of_an_epoch_is_told(packed: Path, tmp_path: Path, on_nan: str) -> None:
+    settings = {"batch_size": 48, "learning_rate": 1e30, "warmup": 0.0, "epochs": 1, "on_nan": on_nan}
+    with pytest.raises(MeglError, match=r"not finite after step 1(.|\n)*epoch 1(.|\n)*learning_rate"):
+        run(packed, tmp_path / "model", CONFIG.model_copy(update=settings))
+    assert not (tmp_path / "model").exists()
+
+
 @pytest.mark.parametrize("alignment", ALIGNMENTS)
 def test_every_alignment_loss_trains(packed: Path, tmp_path: Path, alignment: str) -> None:
     objective = ObjectiveConfig.model_validate({"alignment": alignment, "visual": 0.1})
