@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from megl_core.config import ModelConfig, ObjectiveConfig, StorageConfig, TrainConfig
 from megl_core.data.loading import Batch
 from megl_core.data.streaming import open_packed
-from megl_core.errors import DataError, MeglError, UnavailableError
-from megl_core.files import atomic_directory, sha256_tree, write_json
+from megl_core.errors import ConfigError, DataError, MeglError, UnavailableError
+from megl_core.files import atomic_directory, refuse_to_replace_others, sha256_tree, write_json
 from megl_core.memory import keep_freed_memory
 from megl_core.progress import Reporter, SilentReporter, get_reporter
 from megl_core.training.checkpoint import (
@@ -98,10 +98,13 @@ def train(
         The result on the main process, None on the others.
 
     Raises:
+        ConfigError: `output` has no name, beside which checkpoints could lie.
         DataError: there is nothing to train on.
+        MeglError: something else is in the way of `output`.
         MeglError: loss or gradient is not finite, where the message names the images, or an epoch's number.
         UnavailableError: another process died or got stuck; the message names it.
     """
+    _require_place(output)
     torch.set_num_threads(config.num_threads)
     settings = Settings(model, objective, config)
     with (
@@ -124,6 +127,17 @@ def train(
             result = run.finish(output) if process.is_main else None
         process.meet("finished")
         return result
+
+
+def _require_place(output: Path) -> None:
+    """Say before the training, not after it, that its model cannot be written there."""
+    if output.name in ("", ".."):
+        raise ConfigError(
+            "the model needs a folder of its own: its checkpoints lie beside it",
+            where=str(output),
+            fix="name a folder: --output model",
+        )
+    refuse_to_replace_others(output, TRAINING_FILE)
 
 
 class Run:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from megl_core.config import BackboneConfig, DecoderConfig, ModelConfig, ObjectiveConfig, TrainConfig
-from megl_core.errors import DataError, MeglError
+from megl_core.errors import ConfigError, DataError, MeglError
 from megl_core.files import read_json
 from megl_core.models.megl import MEGL
 from megl_core.objectives.alignment import ALIGNMENTS
@@ -228,6 +228,24 @@ def test_a_restarted_run_forgets_its_checkpoints(
 def test_too_few_rows_are_refused(packed: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="48 training rows do not fill a batch of 64"):
         run(packed, tmp_path / "model", CONFIG.model_copy(update={"batch_size": 64}))
+
+
+@pytest.mark.parametrize("output", [".", "./", "..", "/"])
+def test_a_model_needs_a_folder_of_its_own(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="a folder of its own"):
+        run(packed, Path(output))
+
+
+def test_what_is_in_the_models_way_is_told_before_the_training(packed: Path, tmp_path: Path) -> None:
+    recorder = Recorder()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "thesis.txt").write_text("thesis")
+    with pytest.raises(MeglError, match="holds something else"):
+        run(packed, tmp_path / "model", tracker=recorder)
+    assert recorder.metrics == []
 
 
 def test_a_loss_that_explodes_names_its_batch_and_leaves_no_model(packed: Path, tmp_path: Path) -> None:
