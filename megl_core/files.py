@@ -152,7 +152,7 @@ def read_json(path: Path) -> Any:
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary sibling of `path` to write to; it takes the name `path` when the block ends well."""
-    with _disk_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=_hidden(path), dir=path.parent)
         os.close(handle)
@@ -183,7 +183,7 @@ def atomic_directory(path: Path, *, marker: str) -> Iterator[Path]:
     """
     path = end_of_links(path)
     refuse_to_replace_others(path, marker)
-    with _disk_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _scratch(path) as scratch:
             temporary = scratch / "new"
@@ -331,7 +331,7 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -3,7 +3,7 @@
     <folder>/step-00000150/
       model.safetensors      what is trained, and the buffers: frozen weights come from elsewhere
       optimizer.safetensors  <parameter>/<name> of each parameter's optimizer tensors
-      state.json             the place in the run, and the SHA-256 of both files
+      state.json             the place in the run, the SHA-256 of both files, and that of all this
 
 A checkpoint appears under its name only when it is complete. Its tensors are whole, however many processes
 share them. Random numbers are derived from the step's number, so that there is no state of theirs.
@@ -20,18 +20,19 @@ from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from megl_core.errors import DataError, UnavailableError
-from megl_core.files import atomic_directory, locked_folder, read_json, sha256_file, write_json
-from megl_core.models.weights import load_tensors, unique_names
+from megl_core.files import atomic_directory, locked_folder, read_json, sha256_file, sha256_json, write_json
+from megl_core.models.weights import load_tensors, save_tensors, unique_names
 from megl_core.training.sharding import sharded_like, whole
 
 _PREFIX = "step-"
 _STATE = "state.json"
 _WEIGHTS, _OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+_DIGEST = "sha256"
 _HELD_SECONDS = 30.0
 _POLL_SECONDS = 0.2
 Tensors = dict[str, Tensor]
@@ -133,15 +134,21 @@ class CheckpointWriter:
 def write_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:
     """Write a checkpoint atomically, remove all but the newest `keep`, and return its folder.
 
+    Those of this step and of later ones go first: a run that comes to this step could not read them.
+
     Raises:
-        MeglError: the disk fails; the checkpoints are as they were.
+        MeglError: the disk fails; the checkpoints of earlier steps are as they were.
     """
-    checkpoint = folder / f"{_PREFIX}{snapshot.step:08d}"
+    checkpoint = folder / _name(snapshot.step)
+    for unreadable in _folders(folder):
+        if unreadable.name >= checkpoint.name:
+            shutil.rmtree(unreadable)
     with atomic_directory(checkpoint, marker=_STATE) as target:
-        save_file(snapshot.weights, target / _WEIGHTS)
-        save_file(snapshot.optimizer, target / _OPTIMIZER)
+        save_tensors(snapshot.weights, target / _WEIGHTS)
+        save_tensors(snapshot.optimizer, target / _OPTIMIZER)
         files = {name: sha256_file(target / name) for name in (_WEIGHTS, _OPTIMIZER)}
-        write_json(target / _STATE, {**snapshot.state, "step": snapshot.step, "files": files})
+        state = {**snapshot.state, "step": snapshot.step, "files": files}
+        write_json(target / _STATE, {**state, _DIGEST: sha256_json(state)})
     for old in _folders(folder)[:-keep]:
         shutil.rmtree(old)
     return checkpoint
@@ -198,12 +205,11 @@ def check(checkpoint: Path) -> None:
         DataError: they are not those that were written.
     """
     try:
-        files = read_json(checkpoint / _STATE)["files"]
-        damaged = [name for name, digest in files.items() if sha256_file(checkpoint / name) != digest]
-    except (DataError, OSError, KeyError, TypeError, AttributeError) as error:
+        damaged = next(_damaged(checkpoint), None)
+    except (DataError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"the checkpoint {checkpoint.name} cannot be read: {error}") from None
     if damaged:
-        raise DataError(f"the checkpoint {checkpoint.name} cannot be read: {damaged[0]} is damaged")
+        raise DataError(f"the checkpoint {checkpoint.name} cannot be read: {damaged} is damaged")
 
 
 def restore(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
@@ -223,6 +229,16 @@ def restore(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> dict[st
     load_tensors(model, {**state, **placed})
     _load_optimizer(model, optimizer, tensors)
     return saved
+
+
+def _damaged(checkpoint: Path) -> Iterator[str]:
+    """The files whose bytes are not those that were written."""
+    state = read_json(checkpoint / _STATE)
+    if state.pop(_DIGEST, None) != sha256_json(state) or checkpoint.name != _name(state["step"]):
+        yield _STATE
+    for name, digest in state["files"].items():
+        if sha256_file(checkpoint / name) != digest:
+            yield name
 
 
 def _changing(model: nn.Module) -> Tensors:
@@ -253,6 +269,10 @@ def _load_optimizer(model: nn.Module, optimizer: Optimizer, tensors: Tensors) ->
 
 def _copy(tensor: Tensor) -> Tensor:
     return whole(tensor.detach()).to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+def _name(step: int) -> str:
+    return f"{_PREFIX}{step:08d}"
 
 
 def _folders(folder: Path) -> list[Path]:

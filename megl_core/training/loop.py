@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from megl_core.config import ModelConfig, ObjectiveConfig, StorageConfig, TrainConfig
 from megl_core.data.loading import Batch
 from megl_core.data.streaming import open_packed
-from megl_core.errors import DataError, MeglError, UnavailableError
-from megl_core.files import atomic_directory, sha256_tree, write_json
+from megl_core.errors import ConfigError, DataError, MeglError, UnavailableError
+from megl_core.files import atomic_directory, refuse_to_replace_others, sha256_tree, write_json
 from megl_core.memory import keep_freed_memory
 from megl_core.progress import Reporter, SilentReporter, get_reporter
 from megl_core.training.checkpoint import (
@@ -98,10 +98,13 @@ def train(
         The result on the main process, None on the others.
 
     Raises:
+        ConfigError: `output` has no name, beside which checkpoints could lie.
         DataError: there is nothing to train on.
-        MeglError: loss or gradient is not finite; the message names the images.
+        MeglError: something else is in the way of `output`.
+        MeglError: loss or gradient is not finite, where the message names the images, or an epoch's number.
         UnavailableError: another process died or got stuck; the message names it.
     """
+    _require_place(output)
     torch.set_num_threads(config.num_threads)
     settings = Settings(model, objective, config)
     with (
@@ -124,6 +127,17 @@ def train(
             result = run.finish(output) if process.is_main else None
         process.meet("finished")
         return result
+
+
+def _require_place(output: Path) -> None:
+    """Say before the training, not after it, that its model cannot be written there."""
+    if output.name in ("", ".."):
+        raise ConfigError(
+            "the model needs a folder of its own: its checkpoints lie beside it",
+            where=str(output),
+            fix="name a folder: --output model",
+        )
+    refuse_to_replace_others(output, TRAINING_FILE)
 
 
 class Run:
@@ -249,7 +263,11 @@ class Run:
         return one_cycle(step, self.total_steps, peak, self.config.warmup)
 
     def end_epoch(self, tick: Callable[[], None]) -> Row:
-        """Complete the history with the epoch that ends here."""
+        """Complete the history with the epoch that ends here.
+
+        Raises:
+            MeglError: one of its numbers is not finite.
+        """
         speed = self.speed.of_epoch()
         row = {
             "epoch": self.step // self.steps_per_epoch,
@@ -260,6 +278,7 @@ class Run:
         if self.parts.validation is not None:
             rank, world = self.process.rank, self.process.world
             row |= check_progress(self.trained.model, self.parts.validation, rank, world, tick)
+        _require_finite(row)
         self.means = Means()
         self.history.append(row)
         self._log(row, speed)
@@ -291,6 +310,16 @@ class Run:
             if math.isfinite(speed):
                 metrics["images_per_second"] = speed
             self.tracker.log_metrics(metrics, int(row["step"]))
+
+
+def _require_finite(row: Row) -> None:
+    """Refuse an epoch whose last step left weights from which no numbers come."""
+    if bad := [name for name, value in row.items() if not math.isfinite(value)]:
+        raise MeglError(
+            f"not finite after step {row['step']}: {', '.join(bad)}",
+            where=f"the end of epoch {row['epoch']}",
+            fix="lower train.learning_rate",
+        )
 
 
 class _Loop:

@@ -1,6 +1,7 @@
 """SIGTERM from outside, as a scheduler sends it: the command and every process that it started end."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -133,6 +134,32 @@ def test_a_killed_pipeline_leaves_no_step_running(tmp_path: Path) -> None:
         children = children_once(started, process)
         process.kill()
         assert not alive_of(children, seconds=60)
+
+
+@pytest.mark.parametrize("options", [["--no-track"], []])
+def test_a_training_whose_terminal_is_closed_is_saved(
+    packed: Path, tmp_path: Path, options: list[str]
+) -> None:
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [
+            *("setsid", "--ctty", sys.executable, "-m", "megl_core.cli", "train", str(packed), *options),
+            *("-o", "model", "--set=train.epochs=5000", "--set=train.batch_size=16"),
+        ],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+        | {"PYTHONPATH": str(REPOSITORY)},
+        stdin=its,
+        stdout=its,
+        stderr=its,
+    )
+    os.close(its)
+    shown = b""
+    while b"loss" not in shown:
+        shown += os.read(ours, 1000)
+    os.close(ours)  # the kernel sends SIGHUP
+    assert process.wait(timeout=_PATIENCE) == 128 + signal.SIGHUP
+    assert list(tmp_path.glob("model.checkpoints/*/step-*"))
 
 
 def test_two_processes_keep_the_exit_code_of_their_error(packed: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import yaml
 from megl_core.config import Config, changed, load_config
 from megl_core.data.manifest import SCHEMA, row_digest, scan, write_manifest
 from megl_core.data.pack import pack
-from megl_core.errors import ConfigError, DataError, UnavailableError
+from megl_core.errors import ConfigError, DataError, MeglError, UnavailableError
 from megl_core.progress import SilentReporter
 from megl_core.registry.connection import connect
 from megl_core.registry.tracking import resolve_tracking_uri
@@ -358,6 +358,17 @@ def test_a_process_of_a_search_that_was_stopped_begins_nothing(packed: Path, tmp
     process.join()
     assert process.exitcode == 0
     assert open_study(tmp_path).trials == []
+
+
+def test_a_full_disk_is_told_and_spoils_nothing(tiny_disk: Path) -> None:
+    study = open_study(tiny_disk / "tune")
+    study.set_user_attr("before", 1)
+    (tiny_disk / "other").write_bytes(b"x" * 1_000_000)
+    with pytest.raises(MeglError, match=r"cannot write journal\.log: No space left"):
+        study.set_user_attr("big", "x" * 100_000)
+    (tiny_disk / "other").unlink()
+    open_study(tiny_disk / "tune").set_user_attr("after", 3)
+    assert open_study(tiny_disk / "tune").user_attrs == {"before": 1, "after": 3}
 
 
 def test_a_process_that_is_killed_costs_its_trial_and_is_replaced(packed: Path, tmp_path: Path) -> None:

@@ -167,3 +167,33 @@ def test_a_folder_that_holds_no_checkpoint_does_not_stay(tmp_path: Path) -> None
     with held(tmp_path / "model.checkpoints" / "run", print):
         assert (tmp_path / "model.checkpoints" / "run").is_dir()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [('"step": 1\n', '"step": 2\n'), ('"history"', '"histary"'), ("0.1", "NaN"), ('"files"', '"filez"')],
+)
+def test_a_changed_state_is_noticed(tmp_path: Path, written: str, found: str) -> None:
+    snapshot = Snapshot(1, {"history": [{"loss": 0.1}]}, {"a": torch.zeros(4)}, {})
+    state = checkpoint.write_checkpoint(tmp_path, snapshot, keep=1) / "state.json"
+    check(state.parent)
+    content = state.read_text()
+    assert content.count(written) == 1
+    state.write_text(content.replace(written, found))
+    with pytest.raises(DataError, match="step-00000001 cannot be read"):
+        check(state.parent)
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_noticed(tmp_path: Path) -> None:
+    written = checkpoint.write_checkpoint(tmp_path, Snapshot(1, {}, {"a": torch.zeros(4)}, {}), keep=1)
+    moved = written.rename(tmp_path / "step-00000002")
+    with pytest.raises(DataError, match=r"state\.json is damaged"):
+        check(moved)
+
+
+def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(tiny_disk: Path) -> None:
+    checkpoint.write_checkpoint(tiny_disk, Snapshot(1, {}, {"a": torch.zeros(4)}, {}), keep=1)
+    with pytest.raises(MeglError, match=r"No space left(.|\n)*free some space"):
+        checkpoint.write_checkpoint(tiny_disk, Snapshot(2, {}, {"a": torch.zeros(400_000)}, {}), keep=1)
+    (kept,) = tiny_disk.iterdir()
+    check(kept)
