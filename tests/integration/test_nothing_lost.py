@@ -31,6 +31,7 @@ MODEL = ModelConfig(
     decoder=DecoderConfig(width=16, dropout=0.0),
 )
 CONFIG = TrainConfig(epochs=12, batch_size=16, checkpoint_seconds=0, keep_checkpoints=3)
+WRITTEN = "model.checkpoints/*/.step-*/new/*.safetensors"
 STEPS = 36
 SCRIPT = """
 import sys
@@ -132,7 +133,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
             if moment == "anywhere":
                 time.sleep(chance.random() * 0.05)
             else:
-                wait_until(lambda: any(tmp_path.glob("model.checkpoints/*/.step-*/new/*.safetensors")), process)
+                wait_until(lambda: any(tmp_path.glob(WRITTEN)), process)
             process.kill()
         reached = newest(output)
         assert reached >= target
