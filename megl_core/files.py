@@ -4,18 +4,23 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from megl_core.errors import DataError, MeglError
 
 _CHUNK = 1 << 20
+_LOCK_FILE = ".lock"
+_SCRATCH = ".tmp"
+_NOT_YET_HELD = 60.0  # seconds that a process may take from making a folder to holding it
 _AT_CWD, _RENAME_EXCHANGE = -100, 2  # of <fcntl.h> and <linux/fs.h>
 _DISK_ERRORS = {
     errno.EACCES,
@@ -155,7 +160,7 @@ def read_json(path: Path) -> Any:
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary sibling of `path` to write to; it takes the name `path` when the block ends well."""
-    with _disk_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=_hidden(path), dir=path.parent)
         os.close(handle)
@@ -184,20 +189,34 @@ def atomic_directory(path: Path, *, marker: str) -> Iterator[Path]:
     Raises:
         MeglError: something else is in the way, or the disk fails; `path` is as it was.
     """
-    path = _end_of_links(path)
+    path = end_of_links(path)
     refuse_to_replace_others(path, marker)
-    with _disk_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=_hidden(path), dir=path.parent))
-        try:
+        with _scratch(path) as scratch:
+            temporary = scratch / "new"
+            temporary.mkdir()
             yield temporary
             os.sync()  # one flush: fsync of each file would dominate a folder of many small ones
             temporary.chmod(0o755)
             replace_directory(temporary, path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
         sync(path.parent)
+
+
+@contextlib.contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path`, gone afterwards. What killed processes left of theirs goes first."""
+    for left in path.parent.glob(f"{glob.escape(_hidden(path))}*{_SCRATCH}"):
+        with contextlib.suppress(OSError):  # somebody holds it, or it is gone
+            if time.time() - left.stat().st_mtime > _NOT_YET_HELD:
+                with locked(left / _LOCK_FILE, wait=False):
+                    shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(prefix=_hidden(path), suffix=_SCRATCH, dir=path.parent))
+    try:
+        with locked(folder / _LOCK_FILE):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -216,29 +235,40 @@ def locked(path: Path, *, wait: bool = True, shared: bool = False) -> Iterator[N
 
 
 @contextlib.contextmanager
-def locked_folder(path: Path) -> Iterator[None]:
-    """Hold a folder, made where there is none, as `locked` holds a file; its holder may remove it."""
-    while True:
-        path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDONLY)
+def locked_folder(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a folder, made where there is none, as `locked` holds a file; its holder may remove it.
+
+    Raises:
+        BlockingIOError: another one holds it and `wait` is off.
+    """
+    while (stream := _try_folder(folder, wait)) is None:
+        pass
+    with stream:
+        yield
+
+
+def _try_folder(folder: Path, wait: bool) -> BinaryIO | None:
+    """The file in a folder that who holds it has locked; None: the folder was removed in the meantime."""
+    lock = folder / _LOCK_FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_at(descriptor, path):
-                yield
-                return
-        finally:
-            os.close(descriptor)
+            stream = stack.enter_context(lock.open("wb"))
+            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(stream.fileno()), lock.stat()):
+                stack.pop_all()
+                return stream
+        except FileNotFoundError:
+            pass
+    return None
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open folder is still the one at this path: it may have been removed, and made anew."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+def end_of_links(path: Path) -> Path:
+    """Where a path leads, whether there is something or not.
 
-
-def _end_of_links(path: Path) -> Path:
+    Raises:
+        MeglError: in a circle.
+    """
     try:
         return path.resolve()
     except RuntimeError:  # of Python before 3.13
@@ -319,7 +349,7 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -6,6 +6,7 @@ lines which the pipeline's screen follows.
 """
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -82,7 +83,10 @@ def skip(*names: str) -> None:
 
 
 class EventReporter:
-    """Appends one JSON object a line to a file that another process follows."""
+    """Appends one JSON object a line to a file that another process follows.
+
+    On a full disk events are lost, also in the middle of a line: they are no reason to end the work.
+    """
 
     def __init__(self, path: Path, step: str | None = None) -> None:
         self.path = path
@@ -90,7 +94,7 @@ class EventReporter:
 
     def emit(self, kind: str, **fields: Any) -> None:
         event = {"time": time.time(), "step": self.step, "kind": kind, **fields}
-        with self.path.open("a") as stream:
+        with contextlib.suppress(OSError), self.path.open("a") as stream:
             stream.write(json.dumps(event, default=str) + "\n")
 
     def message(self, text: str) -> None:
@@ -124,7 +128,8 @@ class LineReporter:
     """Plain lines on standard error, for logs."""
 
     def message(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        with _shown():
+            print(text, file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def bar(self, description: str, total: int | None) -> Iterator[Bar]:
@@ -143,7 +148,8 @@ class TerminalReporter:
     def message(self, text: str) -> None:
         from rich.console import Console
 
-        Console(stderr=True).print(text, markup=False)
+        with _shown():
+            Console(stderr=True).print(text, markup=False)
 
     @contextlib.contextmanager
     def bar(self, description: str, total: int | None) -> Iterator[Bar]:
@@ -163,17 +169,34 @@ class TerminalReporter:
             TimeRemainingColumn(),
             TextColumn("{task.fields[shown]}", markup=False),
         )
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task(description, total=total, shown="")
+        progress = Progress(*columns, console=Console(stderr=True))
+        task = progress.add_task(description, total=total, shown="")
 
-            class RichBar:
-                def advance(self, amount: int = 1, **fields: Any) -> None:
-                    if fields:
-                        progress.update(task, advance=amount, shown=format_fields(fields))
-                    else:
-                        progress.update(task, advance=amount)
+        class RichBar:
+            def advance(self, amount: int = 1, **fields: Any) -> None:
+                if fields:
+                    progress.update(task, advance=amount, shown=format_fields(fields))
+                else:
+                    progress.update(task, advance=amount)
 
+        with _shown():
+            progress.start()
+        try:
             yield RichBar()
+        finally:
+            with _shown():
+                progress.stop()
+
+
+@contextlib.contextmanager
+def _shown() -> Iterator[None]:
+    """What cannot be shown is left out; once a terminal is closed, or a pipe's reader gone, so is all."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.EPIPE):
+            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 (no path of ours)
+                os.dup2(nowhere.fileno(), sys.stderr.fileno())
 
 
 class _ThrottledBar:

@@ -7,11 +7,14 @@ file, can be stopped as a whole, and leaves its caller free to draw.
 """
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
 from kfp import local
 
+from megl_core.processes import when_parent_ends
 from pipelines.catalog import find_pipeline
 
 
@@ -28,4 +31,5 @@ def main(request_file: Path) -> None:
 
 
 if __name__ == "__main__":
+    when_parent_ends(lambda: os.killpg(os.getpgrp(), signal.SIGTERM))  # and its steps
     main(Path(sys.argv[1]))

@@ -1,5 +1,6 @@
 """Runs a pipeline on this machine and shows how it fares."""
 
+import contextlib
 import json
 import os
 import signal
@@ -107,7 +108,8 @@ def _events(path: Path, process: "subprocess.Popen[bytes]") -> Iterator[dict[str
             rest += stream.read()
             *lines, rest = rest.split("\n")
             for line in lines:
-                yield json.loads(line)
+                with contextlib.suppress(json.JSONDecodeError):  # cut off, when the disk was full
+                    yield json.loads(line)
             if ended:
                 return
             time.sleep(_POLL_SECONDS)

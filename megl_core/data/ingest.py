@@ -19,6 +19,7 @@ from megl_core.data.manifest import known_labels, read_manifest, root_digest, sc
 from megl_core.data.sources import Source, fetched, find_source
 from megl_core.errors import DataError
 from megl_core.files import (
+    end_of_links,
     read_json,
     replace_directory,
     sha256_file,
@@ -127,12 +128,13 @@ def _import(
     """
     if source:
         reporter.message(f"importing {source.uri}")
-    new = dataset.with_name(f".{dataset.name}.new")
+    place = end_of_links(dataset)
+    new = place.with_name(f".{place.name}.new")
     with fetched(source, dataset) as folder:
         import_dataset(config.importer, folder, new, config, reporter)
     imported = sha256_tree(new)
     write_json(_record_file(dataset), record | {_COMING: imported})
-    replace_directory(new, dataset)
+    replace_directory(new, place)
     return {"imported": imported, "origin": source and source.record}
 
 

@@ -25,7 +25,7 @@ from megl_core.models.decoder import Words, build_decoder
 from megl_core.models.grounding import ground
 from megl_core.models.pickles import refuse_pickles
 from megl_core.models.saliency import display_form
-from megl_core.models.weights import load_tensors, merged_tensors
+from megl_core.models.weights import load_tensors, merged_tensors, save_tensors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -223,8 +223,6 @@ class MEGL(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write config.json, model.safetensors and tokenizer.json into an existing folder."""
-        from safetensors.torch import save_file
-
         write_json(
             folder / CONFIG_FILE,
             {
@@ -235,7 +233,7 @@ class MEGL(nn.Module):
                 "decoder": None if self.tokenizer is None else self.decoder.description,
             },
         )
-        save_file(merged_tensors(self), folder / WEIGHTS_FILE)
+        save_tensors(merged_tensors(self), folder / WEIGHTS_FILE)
         (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it readable by its owner only
         if self.tokenizer is not None:
             self.tokenizer.save(folder / TOKENIZER_FILE)

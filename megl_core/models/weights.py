@@ -1,8 +1,15 @@
 """Weights as safetensors holds them: each tensor once, although a model may know it by several names."""
 
+import os
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def unique_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -40,6 +47,21 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """
     shared = {name: tensors[first] for name, first in _first_names(module).items() if first in tensors}
     module.load_state_dict({**tensors, **shared})
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: what safetensors tells of as an error of its own: the disk is full, or fails.
+    """
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        if found := _OS_ERROR.search(str(error)):
+            number = int(found[1])
+            raise OSError(number, os.strerror(number), str(path)) from error
+        raise
 
 
 def _first_names(module: nn.Module) -> dict[str, str]:

@@ -3,7 +3,7 @@
 Opening a run, its parameters and its dataset are strict: they come first, and a server that is not there
 is better known before the training than after. Metrics, tags, artifacts and the closing of a run are
 lenient: a server that goes away in the middle costs a warning, never the training, and what it was not sent
-waits in the workspace's outbox (`outbox.py`).
+waits in the workspace's outbox (`outbox.py`). A thread sends them (`sending.py`), artifacts excepted.
 """
 
 import contextlib
@@ -18,20 +18,19 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from megl_core.config import RegistryConfig
-from megl_core.errors import ConfigError, MeglError
+from megl_core.errors import ConfigError
 from megl_core.files import canonical_json
 from megl_core.progress import get_reporter
 from megl_core.redaction import redact
 from megl_core.registry.connection import (
     artifact_root,
     connect,
-    describe,
     error_code,
-    is_mlflow_failure,
     mlflow_errors,
     require_database,
 )
-from megl_core.registry.outbox import CHANNELS, Item, Outbox, sync
+from megl_core.registry.outbox import Item, Outbox, sync
+from megl_core.registry.sending import Sender
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,7 +39,8 @@ DATA_DIGEST_TAG = "megl.data_digest"
 DVC_HASH_TAG = "megl.dvc_hash"
 
 _SEND_EVERY = 2.0  # seconds
-_PAUSE = 60.0  # seconds without a try after a failure, so that an outage does not slow the training
+_MAX_POINTS = 10_000  # that wait for a server
+_MONITOR_SECONDS = 5.0  # for its last values
 _MAX_PARAMS = 100
 _MAX_PARAM_LENGTH = 6000
 _MAX_DIGEST_LENGTH = 36  # the whole digest is a tag of the dataset
@@ -82,11 +82,9 @@ class Tracker:
         self.run_id = run_id
         self.uri = uri
         self._client = client
-        self._outbox = outbox
+        self._sender = Sender(client, run_id, uri, outbox)
         self._points: list[tuple[str, str, int, int]] = []  # metrics that were not sent yet
         self._next_send = 0.0
-        self._down_until: dict[tuple[str, ...], float] = {}  # of each channel
-        self._warned = False
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Record parameters; nested mappings become dotted names.
@@ -118,7 +116,8 @@ class Tracker:
             (_NOT_IN_A_NAME.sub("_", name), str(float(value)), now, step or 0)
             for name, value in metrics.items()
         ]
-        if time.monotonic() >= self._next_send:
+        is_due = time.monotonic() >= self._next_send and self._sender.is_idle
+        if is_due or len(self._points) >= _MAX_POINTS:
             self._send_metrics()
 
     def log_dataset(
@@ -149,65 +148,25 @@ class Tracker:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run, now or later. Never raises for MLflow's sake."""
-        self._send(Item("tags", {"tags": dict(tags)}))
+        self._sender.put(Item("tags", {"tags": dict(tags)}))
 
     def log_artifacts(self, path: Path, folder: str | None = None) -> None:
         """Upload a file, or what is in a folder, to `folder` of the run, now or later.
 
         Never raises for MLflow's sake. What has to wait is copied.
         """
-        self._send(Item("artifacts", {"folder": folder}, path))
+        self._sender.send(Item("artifacts", {"folder": folder}, path))
 
     def close(self, status: str) -> None:
         """Send what is left and end the run as FINISHED, FAILED or KILLED, now or later."""
-        self._down_until.clear()
         self._send_metrics()
-        self._send(Item("status", {"status": status, "end_time": int(time.time() * 1000)}))
-        for channel in CHANNELS:
-            if self._is_up(channel):
-                with self._lenient():
-                    self._outbox.flush(self._client, self.run_id, channel)
-        if self._outbox.waiting(self.run_id):
-            get_reporter().message(
-                f"what run {self.run_id} could not send waits in {self._outbox.folder}: megl train sync"
-            )
+        self._sender.close(Item("status", {"status": status, "end_time": int(time.time() * 1000)}))
 
     def _send_metrics(self) -> None:
         points, self._points = self._points, []
         if points:
-            self._send(Item("metrics", {"points": points}))
+            self._sender.put(Item("metrics", {"points": points}))
         self._next_send = time.monotonic() + _SEND_EVERY
-
-    def _is_up(self, channel: tuple[str, ...]) -> bool:
-        return time.monotonic() >= self._down_until.get(channel, 0.0)
-
-    def _send(self, item: Item) -> None:
-        """Send an item after those that wait for the same channel, or let it wait."""
-        if self._is_up(item.channel):
-            is_sent = False
-            with self._lenient():
-                self._outbox.flush(self._client, self.run_id, item.channel)
-                item.send(self._client, self.run_id)
-                is_sent = True
-            if is_sent:
-                return
-            self._down_until[item.channel] = time.monotonic() + _PAUSE
-        with self._lenient():
-            self._outbox.put(self.run_id, item, self.uri)
-
-    @contextlib.contextmanager
-    def _lenient(self) -> Iterator[None]:
-        """A failure of MLflow, even of its network or of the disk, becomes one warning for each run."""
-        try:
-            yield
-        except Exception as error:
-            if not (is_mlflow_failure(error) or isinstance(error, OSError | MeglError)):
-                raise
-            if not self._warned:
-                get_reporter().message(
-                    f"MLflow at {redact(self.uri)}: {describe(error)}; what it did not get is sent later"
-                )
-            self._warned = True
 
 
 @contextlib.contextmanager
@@ -323,7 +282,9 @@ def _monitor(tracker: Tracker) -> Iterator[None]:
     try:
         yield
     finally:
-        monitor.finish()
+        ending = threading.Thread(target=monitor.finish, daemon=True)
+        ending.start()
+        ending.join(_MONITOR_SECONDS)
 
 
 @contextlib.contextmanager

@@ -20,14 +20,16 @@ class CheckpointCopies:
         """Copy `<run>/step-<n>`. An exchange that is away for a while costs a message, not the training."""
         run = f"{CHECKPOINTS}/{checkpoint.parent.name}"
         try:
+            # Of this step and later ones: damaged, since this run was continued from one before them.
+            self._remove(run, [name for name in self.training.folders(run) if name >= checkpoint.name])
             self.training.put(f"{run}/{checkpoint.name}", checkpoint)
-            names = self.training.folders(run)
-            # Later ones are damaged: this run was continued from one before them.
-            kept = [name for name in names if name <= checkpoint.name][-self.keep :]
-            for name in set(names) - set(kept):
-                self.training.remove(f"{run}/{name}")
+            self._remove(run, self.training.folders(run)[: -self.keep])
         except UnavailableError as error:
             get_reporter().message(f"{checkpoint.name} was not copied to the exchange: {error}")
+
+    def _remove(self, run: str, names: list[str]) -> None:
+        for name in names:
+            self.training.remove(f"{run}/{name}")
 
 
 def fetch_newest(training: Exchange, folder: Path) -> None:

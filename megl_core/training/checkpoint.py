@@ -3,15 +3,16 @@
     <folder>/step-00000150/
       model.safetensors      what is trained, and the buffers: frozen weights come from elsewhere
       optimizer.safetensors  <parameter>/<name> of each parameter's optimizer tensors
-      state.json             the place in the run, and the SHA-256 of both files
+      state.json             the place in the run, the SHA-256 of both files, and that of all this
 
 A checkpoint appears under its name only when it is complete. Its tensors are whole, however many processes
 share them. Random numbers are derived from the step's number, so that there is no state of theirs.
 """
 
+import contextlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,18 +20,21 @@ from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from megl_core.errors import DataError
-from megl_core.files import atomic_directory, read_json, sha256_file, write_json
-from megl_core.models.weights import load_tensors, unique_names
+from megl_core.errors import DataError, UnavailableError
+from megl_core.files import atomic_directory, locked_folder, read_json, sha256_file, sha256_json, write_json
+from megl_core.models.weights import load_tensors, save_tensors, unique_names
 from megl_core.training.sharding import sharded_like, whole
 
 _PREFIX = "step-"
 _STATE = "state.json"
 _WEIGHTS, _OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+_DIGEST = "sha256"
+_HELD_SECONDS = 30.0
+_POLL_SECONDS = 0.2
 Tensors = dict[str, Tensor]
 
 
@@ -130,18 +134,63 @@ class CheckpointWriter:
 def write_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:
     """Write a checkpoint atomically, remove all but the newest `keep`, and return its folder.
 
+    Those of this step and of later ones go first: a run that comes to this step could not read them.
+
     Raises:
-        MeglError: the disk fails; the checkpoints are as they were.
+        MeglError: the disk fails; the checkpoints of earlier steps are as they were.
     """
-    checkpoint = folder / f"{_PREFIX}{snapshot.step:08d}"
+    checkpoint = folder / _name(snapshot.step)
+    for unreadable in _folders(folder):
+        if unreadable.name >= checkpoint.name:
+            shutil.rmtree(unreadable)
     with atomic_directory(checkpoint, marker=_STATE) as target:
-        save_file(snapshot.weights, target / _WEIGHTS)
-        save_file(snapshot.optimizer, target / _OPTIMIZER)
+        save_tensors(snapshot.weights, target / _WEIGHTS)
+        save_tensors(snapshot.optimizer, target / _OPTIMIZER)
         files = {name: sha256_file(target / name) for name in (_WEIGHTS, _OPTIMIZER)}
-        write_json(target / _STATE, {**snapshot.state, "step": snapshot.step, "files": files})
+        state = {**snapshot.state, "step": snapshot.step, "files": files}
+        write_json(target / _STATE, {**state, _DIGEST: sha256_json(state)})
     for old in _folders(folder)[:-keep]:
         shutil.rmtree(old)
     return checkpoint
+
+
+@contextlib.contextmanager
+def held(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
+    """Keep others from writing checkpoints in a folder; it is gone afterwards where it holds none.
+
+    Raises:
+        UnavailableError: another process holds it, for longer than one that was told to end.
+    """
+    with contextlib.ExitStack() as stack:
+        _take(folder, stack, announce)
+        try:
+            yield
+        finally:
+            if not newest_first(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):  # another run's checkpoints may lie beside ours
+                    folder.parent.rmdir()
+
+
+def _take(folder: Path, stack: contextlib.ExitStack, announce: Callable[[str], None]) -> None:
+    deadline = time.monotonic() + _HELD_SECONDS
+    has_told = False
+    while True:
+        try:
+            stack.enter_context(locked_folder(folder, wait=False))
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise UnavailableError(
+                    "another training of the same data and settings writes its checkpoints here",
+                    where=str(folder),
+                    fix="wait for its end, stop it, or choose another output",
+                ) from None
+        else:
+            return
+        if not has_told:
+            announce("another training writes its checkpoints here: waiting for its end")
+            has_told = True
+        time.sleep(_POLL_SECONDS)
 
 
 def newest_first(folder: Path) -> list[Path]:
@@ -156,12 +205,11 @@ def check(checkpoint: Path) -> None:
         DataError: they are not those that were written.
     """
     try:
-        files = read_json(checkpoint / _STATE)["files"]
-        damaged = [name for name, digest in files.items() if sha256_file(checkpoint / name) != digest]
-    except (DataError, OSError, KeyError, TypeError, AttributeError) as error:
+        damaged = next(_damaged(checkpoint), None)
+    except (DataError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"the checkpoint {checkpoint.name} cannot be read: {error}") from None
     if damaged:
-        raise DataError(f"the checkpoint {checkpoint.name} cannot be read: {damaged[0]} is damaged")
+        raise DataError(f"the checkpoint {checkpoint.name} cannot be read: {damaged} is damaged")
 
 
 def restore(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
@@ -181,6 +229,16 @@ def restore(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> dict[st
     load_tensors(model, {**state, **placed})
     _load_optimizer(model, optimizer, tensors)
     return saved
+
+
+def _damaged(checkpoint: Path) -> Iterator[str]:
+    """The files whose bytes are not those that were written."""
+    state = read_json(checkpoint / _STATE)
+    if state.pop(_DIGEST, None) != sha256_json(state) or checkpoint.name != _name(state["step"]):
+        yield _STATE
+    for name, digest in state["files"].items():
+        if sha256_file(checkpoint / name) != digest:
+            yield name
 
 
 def _changing(model: nn.Module) -> Tensors:
@@ -211,6 +269,10 @@ def _load_optimizer(model: nn.Module, optimizer: Optimizer, tensors: Tensors) ->
 
 def _copy(tensor: Tensor) -> Tensor:
     return whole(tensor.detach()).to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+def _name(step: int) -> str:
+    return f"{_PREFIX}{step:08d}"
 
 
 def _folders(folder: Path) -> list[Path]:

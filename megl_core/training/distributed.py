@@ -1,8 +1,10 @@
 """One process or several: the process group that torchrun describes, or none."""
 
 import contextlib
+import functools
 import itertools
 import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from megl_core.errors import ConfigError, UnavailableError
+from megl_core.processes import when_parent_ends
 
 _PATIENCE = timedelta(hours=1)
 """For a process that has much to do before it joins, such as hashing the data."""
@@ -107,6 +110,7 @@ def process_group(device: str, stall_seconds: float) -> Iterator[Process]:
     if world == 1:
         yield Process(0, 1, chosen)
         return
+    _stop_with_launcher()
     store, rank, world = next(rendezvous("env://", timeout=_PATIENCE))
     store = PrefixStore(f"megl/{next(_GROUPS)}", store)
     process = Process(rank, world, chosen, store)
@@ -123,6 +127,12 @@ def process_group(device: str, stall_seconds: float) -> Iterator[Process]:
     finally:
         _ended.append(dist.group.WORLD)
         dist.destroy_process_group()
+
+
+@functools.cache  # a process may train more than once
+def _stop_with_launcher() -> None:
+    """A launcher that is killed leaves nobody behind who trains beside its successor."""
+    when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def _choose_device(name: str, local_rank: int) -> torch.device:

@@ -8,7 +8,7 @@ that was not.
 import contextlib
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from megl_core.config import ModelConfig, ObjectiveConfig, StorageConfig, TrainConfig
 from megl_core.data.loading import Batch
 from megl_core.data.streaming import open_packed
-from megl_core.errors import DataError, MeglError, UnavailableError
+from megl_core.errors import ConfigError, DataError, MeglError, UnavailableError
 from megl_core.files import (
     atomic_directory,
     refuse_folder,
@@ -33,6 +33,7 @@ from megl_core.progress import Reporter, SilentReporter, get_reporter
 from megl_core.training.checkpoint import (
     CheckpointWriter,
     check,
+    held,
     newest_first,
     restore,
     take_snapshot,
@@ -103,9 +104,10 @@ def train(
         The result on the main process, None on the others.
 
     Raises:
+        ConfigError: `output` has no name, beside which checkpoints could lie.
         DataError: there is nothing to train on.
-        MeglError: something else is at `output` or `profile`; loss or gradient is not finite: the message
-            names the images.
+        MeglError: something else is in the way of `output` or `profile`.
+        MeglError: loss or gradient is not finite, where the message names the images, or an epoch's number.
         UnavailableError: another process died or got stuck; the message names it.
     """
     check_places(output, profile)
@@ -122,22 +124,30 @@ def train(
             parts, settings, process, root / parts.fingerprint[:16], reporter or get_reporter(), tracker
         )
         process.meet("built")
-        if resume:
-            run.resume()
-        else:
-            run.restart()
-        run.fit(profile, saved)
-        result = run.finish(output) if process.is_main else None
+        with run.alone():
+            if resume:
+                run.resume()
+            else:
+                run.restart()
+            run.fit(profile, saved)
+            result = run.finish(output) if process.is_main else None
         process.meet("finished")
         return result
 
 
 def check_places(output: Path, profile: Path | None) -> None:
-    """See before a run that its results can be written when it ends.
+    """Say before the training, not after it, that its results cannot be written there.
 
     Raises:
+        ConfigError: `output` has no name, beside which checkpoints could lie.
         MeglError: something else than a model is at `output`, or a folder at `profile`.
     """
+    if output.name in ("", ".."):
+        raise ConfigError(
+            "the model needs a folder of its own: its checkpoints lie beside it",
+            where=str(output),
+            fix="name a folder: --output model",
+        )
     refuse_to_replace_others(output, TRAINING_FILE)
     if profile is not None:
         refuse_folder(profile)
@@ -177,6 +187,19 @@ class Run:
     def total_steps(self) -> int:
         return self.config.epochs * self.steps_per_epoch
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold this very run's checkpoints; one that was killed a moment ago may still be writing there.
+
+        Raises:
+            UnavailableError: another training does not let go of them.
+        """
+        if not self.process.is_main:
+            yield
+            return
+        with held(self.checkpoints, self.announce):
+            yield
+
     def resume(self) -> None:
         """Go on from the newest checkpoint of this very run that can be read, if there is one."""
         name = self.process.from_main("resumed", self._newest() if self.process.is_main else None)
@@ -197,7 +220,8 @@ class Run:
     def restart(self) -> None:
         """Forget the checkpoints of this very run."""
         if self.process.is_main:
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            for checkpoint in newest_first(self.checkpoints):
+                shutil.rmtree(checkpoint, ignore_errors=True)
         self.process.meet("restarted")
 
     def fit(self, profile: Path | None = None, saved: Callable[[Path], None] | None = None) -> None:
@@ -246,15 +270,17 @@ class Run:
                 },
             )
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-        with contextlib.suppress(OSError):  # another run's checkpoints may lie beside ours
-            self.checkpoints.parent.rmdir()
         return TrainResult(output, sha256_tree(output), self.history[-1])
 
     def learning_rate(self, step: int, peak: float) -> float:
         return one_cycle(step, self.total_steps, peak, self.config.warmup)
 
     def end_epoch(self, tick: Callable[[], None]) -> Row:
-        """Complete the history with the epoch that ends here."""
+        """Complete the history with the epoch that ends here.
+
+        Raises:
+            MeglError: one of its numbers is not finite.
+        """
         speed = self.speed.of_epoch()
         row = {
             "epoch": self.step // self.steps_per_epoch,
@@ -265,6 +291,7 @@ class Run:
         if self.parts.validation is not None:
             rank, world = self.process.rank, self.process.world
             row |= check_progress(self.trained.model, self.parts.validation, rank, world, tick)
+        _require_finite(row)
         self.means = Means()
         self.history.append(row)
         self._log(row, speed)
@@ -296,6 +323,16 @@ class Run:
             if math.isfinite(speed):
                 metrics["images_per_second"] = speed
             self.tracker.log_metrics(metrics, int(row["step"]))
+
+
+def _require_finite(row: Row) -> None:
+    """Refuse an epoch whose last step left weights from which no numbers come."""
+    if bad := [name for name, value in row.items() if not math.isfinite(value)]:
+        raise MeglError(
+            f"not finite after step {row['step']}: {', '.join(bad)}",
+            where=f"the end of epoch {row['epoch']}",
+            fix="lower train.learning_rate",
+        )
 
 
 class _Loop:
@@ -403,7 +440,8 @@ class _Loop:
     def _save_and_leave(self) -> None:
         self._save()
         self._writer.wait()
-        self._process.meet("stopped")
+        with contextlib.suppress(RuntimeError):  # they meet at the launcher, which may be gone
+            self._process.meet("stopped")
         self._run.reporter.message(f"stopped by a signal; saved at step {self._run.step}")
         leave(self._signal)
 

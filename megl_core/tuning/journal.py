@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from optuna.storages.journal import JournalFileBackend
 
-from megl_core.files import locked
+from megl_core.files import disk_errors, locked
 from megl_core.tuning.study import JOURNAL
 
 _LOCK = "journal.lock"
@@ -29,8 +29,13 @@ class Journal(JournalFileBackend):
         self._guard = folder / _LOCK
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write records, all of them or none that is read again.
+
+        Raises:
+            MeglError: the disk is full, or fails.
+        """
         records = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with locked(self._guard), self._file.open("r+b") as stream:
+        with disk_errors(self._file), locked(self._guard), self._file.open("r+b") as stream:
             _drop_cut_off(stream)
             stream.write(records.encode())
             stream.flush()

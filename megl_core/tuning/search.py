@@ -145,6 +145,7 @@ class _Workers:
         self._study = study
         self._job = job
         self._context = multiprocessing.get_context("forkserver")
+        self._stopped = self._context.Event()
         self._context.set_forkserver_preload([work.__module__])  # the libraries are loaded once
         self._running = {number: self._start(number) for number in range(processes)}
 
@@ -166,13 +167,15 @@ class _Workers:
                         bar.advance(1, best=best_score(self._study))
                         reporter.message(_line(attempt))
         finally:
+            self._stopped.set()  # for one whose training is at its end and needs no signal any more
             for worker in self._running.values():
                 worker.terminate()
             for worker in self._running.values():
                 worker.join()
 
     def _start(self, number: int) -> BaseProcess:
-        worker: BaseProcess = self._context.Process(target=work, args=(self._job, number), daemon=True)
+        job = (self._job, number, self._stopped)
+        worker: BaseProcess = self._context.Process(target=work, args=job, daemon=True)
         worker.start()
         return worker
 

@@ -97,11 +97,13 @@ def take_up(study: "Study", space: Space, config: Config) -> "list[FrozenTrial]"
     ):
         study.enqueue_trial(own)
     cut_off = _running(study)
-    for trial in cut_off:
+    queued = {origin(trial) for trial in study.get_trials(deepcopy=False, states=(_state("WAITING"),))}
+    for trial in cut_off:  # queued before it is told: this, too, may be killed in between
+        values = trial.system_attrs.get("fixed_params", {}) | trial.params
+        if values.keys() == space.parameters.keys() and origin(trial) not in queued:
+            study.enqueue_trial(values, user_attrs={_ORIGIN: origin(trial)})
         study.set_user_attr(_STOPPED, [*study.user_attrs.get(_STOPPED, []), trial.number])
         study.tell(trial.number, state=_state("FAIL"))
-        if trial.params.keys() == space.parameters.keys():
-            study.enqueue_trial(trial.params, user_attrs={_ORIGIN: origin(trial)})
     return cut_off
 
 

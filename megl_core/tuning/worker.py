@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +51,8 @@ class Job:
     """Of whoever makes the job: what processes are forked from keeps that of the first search."""
 
 
-def work(job: Job, number: int) -> None:
-    """Try settings until enough trials were begun.
+def work(job: Job, number: int, stopped: Event) -> None:
+    """Try settings until enough trials were begun, or the search was stopped.
 
     Ends with the exit code of an `UnavailableError`: all other trials would meet it too. Ctrl-C is the
     parent's to handle, which sends SIGTERM.
@@ -62,7 +63,10 @@ def work(job: Job, number: int) -> None:
     os.environ.update(job.environment)
     with locked(job.folder / WORKERS_LOCK, shared=True):
         study = open_study(job.folder)
-        while (trial := next_trial(study, job.folder, job.trials, job.seed, number)) is not None:
+        while not stopped.is_set():
+            trial = next_trial(study, job.folder, job.trials, job.seed, number)
+            if trial is None:
+                return
             _try(study, trial, job)
 
 
@@ -112,7 +116,7 @@ def _train(trial: "Trial", config: Config, checkpoints: Path, job: Job, tracker:
             config.objective,
             config.train,
             tracker=tracker,
-            reporter=SilentReporter(),
+            reporter=_TrialReporter(trial.number),
             checkpoints=checkpoints,
             code=job.code,
             storage=config.storage,
@@ -120,6 +124,16 @@ def _train(trial: "Trial", config: Config, checkpoints: Path, job: Job, tracker:
     if result is None:
         raise MeglError("a trial is one process", fix="start megl tune itself, not torchrun")
     return job.space.score_of(result.metrics)
+
+
+class _TrialReporter(SilentReporter):
+    """Says what is out of the ordinary, such as a step that stands still, and of which trial."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def message(self, text: str) -> None:
+        print(f"trial {self._number}: {text}", file=sys.stderr, flush=True)
 
 
 class _TrialTracker:

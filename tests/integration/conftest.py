@@ -124,9 +124,13 @@ class Strike:
 
 @dataclass
 class Line:
-    """An HTTP line to the server. Requests whose path matches a pattern of `faults` get that status."""
+    """An HTTP line to the server. Requests whose path matches a pattern of `faults` get that status.
+
+    While `open` is not set, requests get no answer.
+    """
 
     uri: str
+    open: threading.Event = field(default_factory=threading.Event)
     faults: dict[str, int] = field(default_factory=dict)
     strike: Strike | None = None
 
@@ -152,6 +156,7 @@ def line(mlflow_server: MLflowServer) -> Iterator[Line]:
     class Forwarder(BaseHTTPRequestHandler):
         def forward(self) -> None:
             body = self.body()
+            line.open.wait()
             if status := line.fault(self.path):
                 self.answer(status, b"", "text/plain")
                 return
@@ -207,9 +212,11 @@ def line(mlflow_server: MLflowServer) -> Iterator[Line]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Forwarder)
     line = Line(f"http://127.0.0.1:{server.server_port}")
+    line.open.set()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield line
+    line.open.set()
     server.shutdown()
     server.server_close()
     thread.join()

@@ -38,7 +38,7 @@ SMALL = ModelConfig(
     backbone=BackboneConfig(widths=[8, 16], depths=[1, 1]),
     decoder=DecoderConfig(width=16, dropout=0.0),
 )
-CONFIG = TrainConfig(epochs=12, batch_size=16)
+CONFIG = TrainConfig(epochs=12, batch_size=16, stall_seconds=300)  # a loaded machine starves a process
 LORA = {"lora_rank": 2, "lora_alpha": 4, "lora_dropout": 0.0, "lora_targets": ["c_attn", "c_proj"]}
 # Runs every case of a file one after another; `stop` sends SIGTERM to the main process at an epoch's end.
 SCRIPT = """

@@ -132,6 +132,14 @@ def test_a_damaged_checkpoint_falls_back_and_is_cleared_away(
     assert exchange.folders(run) == ["step-00000002"]
 
 
+def test_a_copy_that_is_no_copy_any_more_is_replaced(exchange: Exchange, tmp_path: Path) -> None:
+    run = "checkpoints/0123456789abcdef"
+    exchange.write(f"{run}/step-00000002/state.json", b"2")  # its index is gone
+    CheckpointCopies(exchange, keep=2).save(checkpoint(tmp_path / "continued", 2))
+    fetch_newest(exchange, tmp_path / "other")
+    assert contents(tmp_path / "other") == {"0123456789abcdef/step-00000002/state.json": b"2"}
+
+
 def test_a_store_that_is_away_costs_a_message(
     bucket: StorageConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

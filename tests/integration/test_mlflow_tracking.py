@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from typer.testing import CliRunner
 from megl_core.cli.sync import app
 from megl_core.config import RegistryConfig
 from megl_core.errors import ConfigError, UnavailableError
-from megl_core.registry import tracking
+from megl_core.registry import sending, tracking
+from megl_core.registry.outbox import Outbox, sync
 from megl_core.registry.tracking import start_run
 from tests.integration.conftest import Line, free_port
 
@@ -192,7 +194,7 @@ def test_metrics_of_an_outage_arrive_after_it(
     line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(tracking, "_PAUSE", 0.0)
+    monkeypatch.setattr(sending, "_PAUSE", 0.0)
     monkeypatch.setattr(tracking, "_SEND_EVERY", 0.0)
     config = RegistryConfig(tracking_uri=line.uri)
     with start_run(config, tmp_path, system_metrics=False) as tracker:
@@ -259,3 +261,94 @@ def test_what_an_outage_kept_back_is_sent_later(
     (report,) = MlflowClient(line.uri).list_artifacts(tracker.run_id, "reports")
     assert report.path == "reports/report.html"
     assert list((tmp_path / "outbox").iterdir()) == []
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests wait for a minute, and the end of a run for a moment."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    monkeypatch.setattr(tracking, "_SEND_EVERY", 0.0)
+    monkeypatch.setattr(tracking, "_MONITOR_SECONDS", 0.5)
+    monkeypatch.setattr(sending, "_END_SECONDS", 0.5)
+
+
+def after_the_hang(line: Line, workspace: Path, run_id: str) -> list[tuple[int, float]]:
+    """The losses of a run, once the server answers again and got what waited."""
+    line.open.set()
+    for thread in threading.enumerate():
+        if thread.name == "mlflow":  # its request arrives now, of which nobody knew whether it had
+            thread.join(timeout=60)
+    sync(line.uri, workspace)
+    assert Outbox(workspace).runs() == []
+    history = MlflowClient(line.uri).get_metric_history(run_id, "loss")
+    return [(point.step, point.value) for point in history]
+
+
+@pytest.mark.service
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_hangs_holds_up_neither_a_run_nor_its_end(line: Line, tmp_path: Path) -> None:
+    began = time.monotonic()
+    with start_run(RegistryConfig(tracking_uri=line.uri), tmp_path) as tracker:
+        tracker.log_metrics({"loss": 1.0}, 1)
+        line.open.clear()
+        for step in range(2, 6):
+            tracker.log_metrics({"loss": 1 / step}, step)
+        tracker.set_tags({"a": "b"})
+    assert time.monotonic() - began < 30
+    losses = after_the_hang(line, tmp_path, tracker.run_id)
+    assert losses == [(step, 1 / step) for step in range(1, 6)]
+    run = read_run(line.uri, tracker.run_id)
+    assert (run.info.status, run.data.tags["a"]) == ("FINISHED", "b")
+
+
+@pytest.mark.service
+@pytest.mark.usefixtures("impatient")
+def test_what_waits_for_a_server_that_hangs_does_not_fill_the_memory(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "_MAX_POINTS", 5)
+    config = RegistryConfig(tracking_uri=line.uri)
+    with start_run(config, tmp_path, system_metrics=False) as tracker:
+        line.open.clear()
+        for step in range(100):
+            tracker.log_metrics({"loss": float(step)}, step)
+        assert len(Outbox(tmp_path).waiting(tracker.run_id)) >= 9
+    assert after_the_hang(line, tmp_path, tracker.run_id) == [(step, float(step)) for step in range(100)]
+
+
+@pytest.mark.slow
+@pytest.mark.service
+def test_a_server_that_hangs_ends_no_training_of_several_processes(
+    line: Line, packed: Path, tmp_path: Path
+) -> None:
+    settings = [
+        "train.epochs=100", "train.batch_size=16", "train.checkpoint_seconds=0.5", "train.stall_seconds=5",
+        "model.image_size=24", "model.backbone.widths=[8,16]", "model.backbone.depths=[1,1]",
+        "model.decoder.width=16",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "megl_core.cli", "train", str(packed), "-n", "2", "-o", "model"]
+    process = subprocess.Popen(
+        command + [f"--set={setting}" for setting in settings],
+        cwd=tmp_path,
+        env=os.environ | {"MLFLOW_TRACKING_URI": line.uri, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not any(tmp_path.glob("model.checkpoints/*/step-*")) and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.01)
+        line.open.clear()
+        _, shown = process.communicate(timeout=180)
+    finally:
+        process.kill()
+    assert process.returncode == 0, shown[-3000:]
+    assert "could not send waits in" in shown
+    (run_id,) = Outbox(tmp_path / "workspace").runs()
+    losses = after_the_hang(line, tmp_path / "workspace", run_id)
+    assert [step for step, _ in losses] == list(range(3, 303, 3))
+    assert read_run(line.uri, run_id).info.status == "FINISHED"

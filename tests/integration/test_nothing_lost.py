@@ -20,6 +20,7 @@ from megl_core.config import BackboneConfig, DecoderConfig, ModelConfig, Objecti
 from megl_core.files import read_json
 from megl_core.progress import LineReporter
 from megl_core.training import train
+from tests.integration.conftest import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +31,7 @@ MODEL = ModelConfig(
     decoder=DecoderConfig(width=16, dropout=0.0),
 )
 CONFIG = TrainConfig(epochs=12, batch_size=16, checkpoint_seconds=0, keep_checkpoints=3)
+WRITTEN = "model.checkpoints/*/.step-*/new/*.safetensors"
 STEPS = 36
 SCRIPT = """
 import sys
@@ -56,13 +58,24 @@ def whole(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def running(
-    packed: Path, output: Path, processes: int = 1, config: TrainConfig = CONFIG
+    packed: Path,
+    output: Path,
+    processes: int = 1,
+    config: TrainConfig = CONFIG,
+    node: tuple[int, int] | None = None,
 ) -> Iterator["subprocess.Popen[str]"]:
-    """A training in processes of its own, killed in the end."""
+    """A training in processes of its own, killed in the end.
+
+    Args:
+        node: the number of one of two nodes, and the port of the first.
+    """
     script = output.with_name("script.py")
     script.write_text(SCRIPT)
     command = [sys.executable]
-    if processes > 1:
+    if node is not None:
+        command += ["-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={node[0]}"]
+        command += ["--master-addr=127.0.0.1", f"--master-port={node[1]}"]
+    elif processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     process = subprocess.Popen(
         [*command, str(script), str(packed), str(output), MODEL.model_dump_json(), config.model_dump_json()],
@@ -120,7 +133,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
             if moment == "anywhere":
                 time.sleep(chance.random() * 0.05)
             else:
-                wait_until(lambda: any(tmp_path.glob("model.checkpoints/*/.step-*/*.safetensors")), process)
+                wait_until(lambda: any(tmp_path.glob(WRITTEN)), process)
             process.kill()
         reached = newest(output)
         assert reached >= target
@@ -208,6 +221,24 @@ def test_a_process_that_dies_is_named(packed: Path, tmp_path: Path) -> None:
     found = re.search("rank 1 does not answer any more, and was .* at step .*", shown)
     assert found is not None, shown[-2000:]
     assert ": loss " in found[0] or "checkpoint at step" in found[0]  # the last that it logged
+
+
+def test_the_loss_of_the_main_node_ends_the_others(packed: Path, tmp_path: Path) -> None:
+    """A machine that is cut off resets no connection, like processes that are stopped."""
+    output = tmp_path / "model"
+    config = CONFIG.model_copy(update={"epochs": 5000, "checkpoint_seconds": 1.0, "stall_seconds": 4.0})
+    port = free_port()
+    with (
+        running(packed, output, 1, config, node=(0, port)) as main,
+        running(packed, output, 1, config, node=(1, port)) as other,
+    ):
+        wait_until(lambda: newest(output) > 0, main)
+        for process in [psutil.Process(main.pid), *psutil.Process(main.pid).children(recursive=True)]:
+            process.suspend()
+        _, shown = other.communicate(timeout=60)
+    assert other.returncode == 1
+    assert "the processes lost each other at step" in shown
+    assert "the main node does not answer any more" in shown
 
 
 def rank_of(process: "subprocess.Popen[str]", rank: int) -> psutil.Process:

@@ -1,6 +1,7 @@
 """A search with real trainings, in real processes, logged to a real MLflow store."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -28,7 +29,8 @@ from megl_core.registry.tracking import resolve_tracking_uri
 from megl_core.storage.s3 import upload_folder
 from megl_core.tuning import Space, Tuned, tune
 from megl_core.tuning.space import Choices, Range
-from megl_core.tuning.study import alone, ended, open_study, take_up
+from megl_core.tuning.study import alone, ended, next_trial, open_study, origin, take_up
+from megl_core.tuning.worker import Job, work
 from tests.integration.faulty_store import Proxy, settings
 
 _PATIENCE = 300  # seconds, for machines that have much else to do
@@ -292,6 +294,7 @@ def test_a_search_that_was_killed_goes_on_and_leaves_nobody_behind(packed: Path,
         _, shown = process.communicate(timeout=_PATIENCE)
     assert process.returncode == 130
     assert "Traceback" not in shown
+    assert "trial 1: resuming at step" in shown
     cut_off, again = open_study(tmp_path / "tune").get_trials(deepcopy=False)
     assert cut_off.state.name == "FAIL"
     assert again.state.name == "RUNNING"
@@ -328,6 +331,61 @@ def test_a_process_that_is_killed_while_it_writes_holds_up_no_other(tmp_path: Pa
 
     subprocess.run([sys.executable, "-c", GOES_ON], cwd=tmp_path, check=True, timeout=_PATIENCE)
     assert open_study(tmp_path / "tune").user_attrs == {"before": 1, "after": 3}
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("at", ["enqueue_trial", "set_user_attr", "tell"])
+def test_settings_outlive_a_search_that_is_killed_before_it_tries_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """Before a trial's settings are read, and then while the next search queues them again."""
+
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    study = open_study(tmp_path)
+    take_up(study, SPACE, QUICK)
+    assert next_trial(study, tmp_path, 3, 0, 0) is not None
+    monkeypatch.setattr(study, at, die)
+    with pytest.raises(Killed):
+        take_up(study, SPACE, QUICK)
+
+    later = open_study(tmp_path)
+    take_up(later, SPACE, QUICK)
+    (waiting,) = (trial for trial in later.trials if trial.state.name == "WAITING")
+    assert waiting.system_attrs["fixed_params"] == {
+        "objective.visual": QUICK.objective.visual,
+        "train.learning_rate": QUICK.train.learning_rate,
+        "model.saliency": QUICK.model.saliency,
+    }
+    assert (origin(waiting), [trial.state.name for trial in later.trials]) == (0, ["FAIL", "WAITING"])
+
+
+def test_a_process_of_a_search_that_was_stopped_begins_nothing(packed: Path, tmp_path: Path) -> None:
+    """Its signal may have come when a training was at its end, and needed none any more."""
+    context = multiprocessing.get_context("spawn")
+    stopped = context.Event()
+    stopped.set()
+    job = Job(packed, SPACE, QUICK, tmp_path, tmp_path, 2, 0, "", None)
+    process = context.Process(target=work, args=(job, 0, stopped))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert open_study(tmp_path).trials == []
+
+
+def test_a_full_disk_is_told_and_spoils_nothing(tiny_disk: Path) -> None:
+    study = open_study(tiny_disk / "tune")
+    study.set_user_attr("before", 1)
+    (tiny_disk / "other").write_bytes(b"x" * 1_000_000)
+    with pytest.raises(MeglError, match=r"cannot write journal\.log: No space left"):
+        study.set_user_attr("big", "x" * 100_000)
+    (tiny_disk / "other").unlink()
+    open_study(tiny_disk / "tune").set_user_attr("after", 3)
+    assert open_study(tiny_disk / "tune").user_attrs == {"before": 1, "after": 3}
 
 
 def test_a_process_that_is_killed_costs_its_trial_and_is_replaced(packed: Path, tmp_path: Path) -> None:

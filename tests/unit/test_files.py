@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -106,20 +105,23 @@ def test_kill_9_in_the_middle_leaves_the_old_content(tmp_path: Path, kind: str) 
     assert (files.sha256_tree(target) if kind == "folder" else files.sha256_file(target)) == before
 
 
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte; only root may mount one."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a tmpfs needs root")
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def test_what_killed_processes_left_goes_with_the_next_folder(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "old").write_bytes(b"old")
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", KILLED, str(target)], check=False)
+    left = [path for path in tmp_path.iterdir() if path != target]
+    assert len(left) == 2
+    for path in left:
+        os.utime(path, (0, 0))
+    with files.atomic_directory(target, marker="old") as slow:
+        os.utime(slow.parent, (0, 0))  # it takes its time, and is alive
+        with files.atomic_directory(target, marker="old") as temporary:
+            (temporary / "old").write_bytes(b"new")
+        (slow / "old").write_bytes(b"newer")
+    assert (target / "old").read_bytes() == b"newer"
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_full_disk_is_a_clear_error_and_leaves_the_old_content(tiny_disk: Path) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from megl_core.config import BackboneConfig, DecoderConfig, ModelConfig, ObjectiveConfig
 from megl_core.data.tokenizer import IGNORE, WordTokenizer
-from megl_core.errors import ConfigError, DataError
+from megl_core.errors import ConfigError, DataError, MeglError
 from megl_core.models.megl import CONFIG_FILE, MEGL, WEIGHTS_FILE
 from megl_core.objectives.objective import Objective, Targets
 from tests.unit.models.tiny import save_checkpoint
@@ -106,6 +106,13 @@ def test_a_loaded_model_is_the_saved_one(model: MEGL, images: torch.Tensor, tmp_
     assert before.rationale == after.rationale
     assert loaded.labels == LABELS
     assert not loaded.training
+
+
+def test_a_model_that_does_not_fit_on_the_disk_is_told(model: MEGL, tiny_disk: Path) -> None:
+    (tiny_disk / "other").write_bytes(b"x" * 1_020_000)
+    with pytest.raises(MeglError, match=r"No space left(.|\n)*free some space"):
+        model.save_pretrained(tiny_disk / "model")
+    assert [path.name for path in tiny_disk.iterdir()] == ["other"]
 
 
 @pytest.mark.parametrize(

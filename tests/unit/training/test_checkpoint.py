@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from megl_core.errors import DataError, MeglError
+from megl_core.errors import DataError, MeglError, UnavailableError
+from megl_core.files import locked_folder
 from megl_core.training import checkpoint
 from megl_core.training.checkpoint import (
     CheckpointWriter,
     Snapshot,
     check,
+    held,
     newest_first,
     restore,
     take_snapshot,
@@ -130,3 +132,68 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
     weights.write_bytes(content)
     with pytest.raises(DataError, match=r"model\.safetensors is damaged"):
         check(newest)
+
+
+def test_one_training_at_a_time_writes_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "model.checkpoints" / "run"
+    monkeypatch.setattr(checkpoint, "_HELD_SECONDS", 0.0)
+    with (
+        locked_folder(folder),
+        pytest.raises(UnavailableError, match="another training") as caught,
+        held(folder, print),
+    ):
+        pass
+    assert caught.value.where == str(folder)
+
+
+def test_a_training_waits_for_one_that_ends(tmp_path: Path) -> None:
+    folder, is_held, told = tmp_path / "model.checkpoints" / "run", threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked_folder(folder):
+            is_held.set()
+            told.wait()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    is_held.wait()
+    with held(folder, lambda _: told.set()):
+        (folder / "step-00000001").mkdir()
+    other.join()
+    assert newest_first(folder) == [folder / "step-00000001"]
+
+
+def test_a_folder_that_holds_no_checkpoint_does_not_stay(tmp_path: Path) -> None:
+    with held(tmp_path / "model.checkpoints" / "run", print):
+        assert (tmp_path / "model.checkpoints" / "run").is_dir()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [('"step": 1\n', '"step": 2\n'), ('"history"', '"histary"'), ("0.1", "NaN"), ('"files"', '"filez"')],
+)
+def test_a_changed_state_is_noticed(tmp_path: Path, written: str, found: str) -> None:
+    snapshot = Snapshot(1, {"history": [{"loss": 0.1}]}, {"a": torch.zeros(4)}, {})
+    state = checkpoint.write_checkpoint(tmp_path, snapshot, keep=1) / "state.json"
+    check(state.parent)
+    content = state.read_text()
+    assert content.count(written) == 1
+    state.write_text(content.replace(written, found))
+    with pytest.raises(DataError, match="step-00000001 cannot be read"):
+        check(state.parent)
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_noticed(tmp_path: Path) -> None:
+    written = checkpoint.write_checkpoint(tmp_path, Snapshot(1, {}, {"a": torch.zeros(4)}, {}), keep=1)
+    moved = written.rename(tmp_path / "step-00000002")
+    with pytest.raises(DataError, match=r"state\.json is damaged"):
+        check(moved)
+
+
+def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(tiny_disk: Path) -> None:
+    checkpoint.write_checkpoint(tiny_disk, Snapshot(1, {}, {"a": torch.zeros(4)}, {}), keep=1)
+    with pytest.raises(MeglError, match=r"No space left(.|\n)*free some space"):
+        checkpoint.write_checkpoint(tiny_disk, Snapshot(2, {}, {"a": torch.zeros(400_000)}, {}), keep=1)
+    (kept,) = tiny_disk.iterdir()
+    check(kept)

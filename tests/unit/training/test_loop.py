@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from megl_core.config import BackboneConfig, DecoderConfig, ModelConfig, ObjectiveConfig, TrainConfig
-from megl_core.errors import DataError, MeglError
+from megl_core.errors import ConfigError, DataError, MeglError
 from megl_core.files import read_json
 from megl_core.models.megl import MEGL
 from megl_core.objectives.alignment import ALIGNMENTS
@@ -128,13 +128,56 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(packed, tmp_path / "model", tracker=Recorder(stop_after=2))
-    newest = max((tmp_path / "model.checkpoints").glob("*/*"))
+    newest = max((tmp_path / "model.checkpoints").glob("*/step-*"))
     weights = newest / "model.safetensors"
     damage(weights)
     run(packed, tmp_path / "model")
     shown = capsys.readouterr().err
     assert "step-00000008 cannot be read" in shown
     assert "resuming at step 7 of 12" in shown
+
+
+def damage_weights(checkpoint: Path) -> None:
+    cut_short(checkpoint / "model.safetensors")
+
+
+def damage_state(checkpoint: Path) -> None:
+    (checkpoint / "state.json").unlink()
+
+
+@pytest.mark.parametrize("damage", [damage_weights, damage_state])
+def test_a_damaged_checkpoint_gives_way_to_those_of_earlier_steps(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None]
+) -> None:
+    config = CONFIG.model_copy(update={"keep_checkpoints": 1})
+    with pytest.raises(KeyboardInterrupt):
+        run(packed, tmp_path / "model", config, tracker=Recorder(stop_after=2))
+    damage(next((tmp_path / "model.checkpoints").glob("*/*")))
+    with pytest.raises(KeyboardInterrupt):
+        run(packed, tmp_path / "model", config, tracker=Recorder(stop_after=1))
+    kept = (tmp_path / "model.checkpoints").glob("*/*")
+    assert [path.name for path in kept] == ["step-00000005"]
+    run(packed, tmp_path / "model", config)
+    assert "resuming at step 5 of 12" in capsys.readouterr().err
+
+
+def change_state(checkpoint: Path) -> None:
+    state = checkpoint / "state.json"
+    state.write_text(
+        state.read_text().replace('"step": 8,', '"step": 9,').replace('"step": 8\n', '"step": 9\n')
+    )
+
+
+@pytest.mark.parametrize("damage", [damage_weights, damage_state, change_state])
+def test_a_damaged_checkpoint_is_written_anew(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(packed, tmp_path / "model", tracker=Recorder(stop_after=2))
+    damage(max((tmp_path / "model.checkpoints").glob("*/*")))
+    run(packed, tmp_path / "model")
+    assert "resuming at step 7 of 12" in capsys.readouterr().err
+    assert (tmp_path / "model").is_dir()
 
 
 @pytest.mark.parametrize("change", ["code", "labels"])
@@ -156,7 +199,7 @@ def test_only_the_newest_checkpoints_are_kept(packed: Path, tmp_path: Path) -> N
     config = CONFIG.model_copy(update={"keep_checkpoints": 1})
     with pytest.raises(KeyboardInterrupt):
         run(packed, tmp_path / "model", config, tracker=Recorder(stop_after=2))
-    assert [path.name for path in (tmp_path / "model.checkpoints").glob("*/*")] == ["step-00000008"]
+    assert [path.name for path in (tmp_path / "model.checkpoints").glob("*/step-*")] == ["step-00000008"]
 
 
 def test_the_same_seed_gives_the_same_model_and_another_seed_another(packed: Path, tmp_path: Path) -> None:
@@ -189,7 +232,7 @@ def test_a_restarted_run_forgets_its_checkpoints(
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             run(packed, tmp_path / "model", tracker=Recorder(stop_after=2), resume=False)
-        kept = (tmp_path / "model.checkpoints").glob("*/*")
+        kept = (tmp_path / "model.checkpoints").glob("*/step-*")
         assert sorted(path.name for path in kept) == ["step-00000007", "step-00000008"]
     assert "resuming" not in capsys.readouterr().err
 
@@ -199,9 +242,35 @@ def test_too_few_rows_are_refused(packed: Path, tmp_path: Path) -> None:
         run(packed, tmp_path / "model", CONFIG.model_copy(update={"batch_size": 64}))
 
 
+@pytest.mark.parametrize("output", [".", "./", "..", "/"])
+def test_a_model_needs_a_folder_of_its_own(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="a folder of its own"):
+        run(packed, Path(output))
+
+
+def test_what_is_in_the_models_way_is_told_before_the_training(packed: Path, tmp_path: Path) -> None:
+    recorder = Recorder()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "thesis.txt").write_text("thesis")
+    with pytest.raises(MeglError, match="holds something else"):
+        run(packed, tmp_path / "model", tracker=recorder)
+    assert recorder.metrics == []
+
+
 def test_a_loss_that_explodes_names_its_batch_and_leaves_no_model(packed: Path, tmp_path: Path) -> None:
     with pytest.raises(MeglError, match=r"not finite(.|\n)*train-000"):
         run(packed, tmp_path / "model", CONFIG.model_copy(update={"learning_rate": 1e30}))
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("on_nan", ["stop", "skip"])
+def test_an_explosion_in_the_last_step_of_an_epoch_is_told(packed: Path, tmp_path: Path, on_nan: str) -> None:
+    settings = {"batch_size": 48, "learning_rate": 1e30, "warmup": 0.0, "epochs": 1, "on_nan": on_nan}
+    with pytest.raises(MeglError, match=r"not finite after step 1(.|\n)*epoch 1(.|\n)*learning_rate"):
+        run(packed, tmp_path / "model", CONFIG.model_copy(update=settings))
     assert not (tmp_path / "model").exists()
 
 
