@@ -36,7 +36,7 @@ def damage(exchange: Exchange, name: str) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file())
+    files = (path for path in folder.rglob("[!.]*") if path.is_file())  # no locks
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 

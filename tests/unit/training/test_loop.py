@@ -152,10 +152,10 @@ def test_a_damaged_checkpoint_gives_way_to_those_of_earlier_steps(
     config = CONFIG.model_copy(update={"keep_checkpoints": 1})
     with pytest.raises(KeyboardInterrupt):
         run(packed, tmp_path / "model", config, tracker=Recorder(stop_after=2))
-    damage(next((tmp_path / "model.checkpoints").glob("*/*")))
+    damage(next((tmp_path / "model.checkpoints").glob("*/step-*")))
     with pytest.raises(KeyboardInterrupt):
         run(packed, tmp_path / "model", config, tracker=Recorder(stop_after=1))
-    kept = (tmp_path / "model.checkpoints").glob("*/*")
+    kept = (tmp_path / "model.checkpoints").glob("*/step-*")
     assert [path.name for path in kept] == ["step-00000005"]
     run(packed, tmp_path / "model", config)
     assert "resuming at step 5 of 12" in capsys.readouterr().err
@@ -174,7 +174,7 @@ def test_a_damaged_checkpoint_is_written_anew(
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(packed, tmp_path / "model", tracker=Recorder(stop_after=2))
-    damage(max((tmp_path / "model.checkpoints").glob("*/*")))
+    damage(max((tmp_path / "model.checkpoints").glob("*/step-*")))
     run(packed, tmp_path / "model")
     assert "resuming at step 7 of 12" in capsys.readouterr().err
     assert (tmp_path / "model").is_dir()
