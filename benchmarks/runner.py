@@ -20,7 +20,8 @@ from benchmarks import worker
 from benchmarks.cells import Run
 from benchmarks.results import Record, Results
 from megl_core.errors import DataError, MeglError
-from megl_core.files import locked, read_json
+from megl_core.files import read_json
+from megl_core.locks import locked
 
 
 @dataclass

@@ -22,7 +22,8 @@ from megl_core.data.pack import pack
 from megl_core.data.packed import read_info
 from megl_core.errors import MeglError
 from megl_core.evaluation import Evaluation, evaluate
-from megl_core.files import locked, read_json, sha256_json, write_json
+from megl_core.files import read_json, sha256_json, write_json
+from megl_core.locks import locked
 from megl_core.progress import SilentReporter
 from megl_core.training import train
 from megl_core.training.loop import TRAINING_FILE

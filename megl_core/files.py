@@ -1,9 +1,8 @@
-"""Files: atomic writes, content digests, locks, and paths that stay inside their folder."""
+"""Files: atomic writes, content digests, and paths that stay inside their folder."""
 
 import contextlib
 import ctypes
 import errno
-import fcntl
 import glob
 import hashlib
 import json
@@ -13,12 +12,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from megl_core.errors import DataError, MeglError
+from megl_core.locks import LOCK_FILE, locked
 
 _CHUNK = 1 << 20
-_LOCK_FILE = ".lock"
 _SCRATCH = ".tmp"
 _NOT_YET_HELD = 60.0  # seconds that a process may take from making a folder to holding it
 _AT_CWD, _RENAME_EXCHANGE = -100, 2  # of <fcntl.h> and <linux/fs.h>
@@ -209,58 +208,14 @@ def _scratch(path: Path) -> Iterator[Path]:
     for left in path.parent.glob(f"{glob.escape(_hidden(path))}*{_SCRATCH}"):
         with contextlib.suppress(OSError):  # somebody holds it, or it is gone
             if time.time() - left.stat().st_mtime > _NOT_YET_HELD:
-                with locked(left / _LOCK_FILE, wait=False):
+                with locked(left / LOCK_FILE, wait=False):
                     shutil.rmtree(left)
     folder = Path(tempfile.mkdtemp(prefix=_hidden(path), suffix=_SCRATCH, dir=path.parent))
     try:
-        with locked(folder / _LOCK_FILE):
+        with locked(folder / LOCK_FILE):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def locked(path: Path, *, wait: bool = True, shared: bool = False) -> Iterator[None]:
-    """Hold a lock file that other threads and processes wait for; it is freed with the process, however that
-    ends.
-
-    Raises:
-        BlockingIOError: another one holds it and `wait` is off.
-    """
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as stream:
-        fcntl.flock(stream, kind if wait else kind | fcntl.LOCK_NB)
-        yield
-
-
-@contextlib.contextmanager
-def locked_folder(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold a folder, made where there is none, as `locked` holds a file; its holder may remove it.
-
-    Raises:
-        BlockingIOError: another one holds it and `wait` is off.
-    """
-    while (stream := _try_folder(folder, wait)) is None:
-        pass
-    with stream:
-        yield
-
-
-def _try_folder(folder: Path, wait: bool) -> BinaryIO | None:
-    """The file in a folder that who holds it has locked; None: the folder was removed in the meantime."""
-    lock = folder / _LOCK_FILE
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        try:
-            stream = stack.enter_context(lock.open("wb"))
-            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(stream.fileno()), lock.stat()):
-                stack.pop_all()
-                return stream
-        except FileNotFoundError:
-            pass
-    return None
 
 
 def end_of_links(path: Path) -> Path:

@@ -8,8 +8,6 @@ do not wait for the rest, nor the rest for them. An item is removed once it was 
 twice changes nothing in MLflow: whoever is killed in between loses nothing and doubles nothing.
 """
 
-import fcntl
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from megl_core.errors import DataError
 from megl_core.files import atomic_directory, read_json, write_json
+from megl_core.locks import LOCK_FILE, locked
 from megl_core.redaction import redact
 from megl_core.registry.connection import connect, describe, error_code, is_mlflow_failure, mlflow_errors
 from megl_core.registry.vocabulary import MISSING
@@ -178,13 +177,7 @@ def _problem(client: "MlflowClient", outbox: Outbox, run_id: str) -> str:
 @contextmanager
 def _held(path: Path) -> Iterator[Item | None]:
     """An item that nobody else sends meanwhile; None if somebody has sent it."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        yield None
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with locked(path / LOCK_FILE):
         if (path / _ITEM_FILE).is_file():
             files = path / _FILES
             kind: Any = path.suffix[1:]
@@ -193,5 +186,3 @@ def _held(path: Path) -> Iterator[Item | None]:
         else:  # it was sent, and the removal perhaps interrupted
             shutil.rmtree(path, ignore_errors=True)
             yield None
-    finally:
-        os.close(descriptor)

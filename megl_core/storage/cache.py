@@ -21,7 +21,7 @@ from typing import BinaryIO, Self
 
 from megl_core.config import StorageConfig
 from megl_core.errors import ConfigError, UnavailableError
-from megl_core.files import locked
+from megl_core.locks import locked
 from megl_core.storage.s3 import fetch, join, open_client, require_index
 
 _POLL_SECONDS = 0.02

@@ -20,15 +20,8 @@ from urllib.parse import urlsplit
 
 from megl_core.config import StorageConfig
 from megl_core.errors import ConfigError, DataError, IntegrityError, MeglError, UnavailableError
-from megl_core.files import (
-    atomic_directory,
-    canonical_json,
-    locked_folder,
-    resolve_inside,
-    sha256_file,
-    sync,
-    tree_digests,
-)
+from megl_core.files import atomic_directory, canonical_json, resolve_inside, sha256_file, sync, tree_digests
+from megl_core.locks import locked_folder
 from megl_core.redaction import redact
 from megl_core.storage.problems import told_as_megl_errors
 

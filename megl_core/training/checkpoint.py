@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from megl_core.errors import DataError, UnavailableError
-from megl_core.files import atomic_directory, locked_folder, read_json, sha256_file, sha256_json, write_json
+from megl_core.files import atomic_directory, read_json, sha256_file, sha256_json, write_json
+from megl_core.locks import locked_folder
 from megl_core.models.weights import load_tensors, save_tensors, unique_names
 from megl_core.training.sharding import sharded_like, whole
 

@@ -7,7 +7,8 @@ from typing import Any, BinaryIO
 
 from optuna.storages.journal import JournalFileBackend
 
-from megl_core.files import disk_errors, locked
+from megl_core.files import disk_errors
+from megl_core.locks import locked
 from megl_core.tuning.study import JOURNAL
 
 _LOCK = "journal.lock"

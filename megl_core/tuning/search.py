@@ -27,7 +27,8 @@ from megl_core.data.contract import VAL
 from megl_core.data.packed import PackedDataset, PackedFiles, read_info
 from megl_core.data.streaming import open_packed
 from megl_core.errors import DataError, MeglError, UnavailableError
-from megl_core.files import locked, write_json, write_text
+from megl_core.files import write_json, write_text
+from megl_core.locks import locked
 from megl_core.progress import Bar, Reporter, get_reporter
 from megl_core.registry.tracking import Tracker, end_run, start_run
 from megl_core.tuning.space import Space, overrides

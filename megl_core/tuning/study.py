@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from megl_core.code import code_digest
 from megl_core.config import Config, changed
 from megl_core.errors import ConfigError, UnavailableError
-from megl_core.files import locked, refuse_to_replace_others
+from megl_core.files import refuse_to_replace_others
+from megl_core.locks import locked
 from megl_core.tuning.space import Choices, Range, Space, Value, is_near_whole, overrides
 
 if TYPE_CHECKING:

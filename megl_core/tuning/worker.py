@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from megl_core.config import Config, changed
 from megl_core.errors import MeglError, UnavailableError
-from megl_core.files import locked
+from megl_core.locks import locked
 from megl_core.progress import SilentReporter
 from megl_core.registry.tracking import Tracker, start_run
 from megl_core.training import train

@@ -33,7 +33,8 @@ from megl_core.data.pack import pack
 from megl_core.data.packed import PackedDataset, read_info, verify_index
 from megl_core.data.streaming import open_packed
 from megl_core.errors import ConfigError, DataError, IntegrityError, UnavailableError
-from megl_core.files import locked, tree_digests
+from megl_core.files import tree_digests
+from megl_core.locks import locked
 from megl_core.storage.cache import FolderCache
 from megl_core.storage.s3 import open_client, upload_folder
 from megl_core.training import train

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import FRAMEWORKS, REPOSITORY
 
 PACKAGE = REPOSITORY / "megl_core"
-BASE = {"code", "config", "errors", "files", "html", "memory", "processes", "progress", "redaction"}
+BASE = {"code", "config", "errors", "files", "html", "locks", "memory", "processes", "progress", "redaction"}
 LAYERS = [
     BASE,
     {"cluster", "storage"},

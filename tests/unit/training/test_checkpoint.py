@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from megl_core.errors import DataError, MeglError, UnavailableError
-from megl_core.files import locked_folder
+from megl_core.locks import locked_folder
 from megl_core.training import checkpoint
 from megl_core.training.checkpoint import (
     CheckpointWriter,

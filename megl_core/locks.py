@@ -1,0 +1,57 @@
+"""Locks that other threads and processes wait for; the kernel frees them with the process, however that ends.
+
+A lock that is only a file would stay behind when its holder is killed.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+LOCK_FILE = ".lock"
+"""In a folder that is held."""
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True, shared: bool = False) -> Iterator[None]:
+    """Hold a lock file, made where there is none; it stays there.
+
+    Raises:
+        BlockingIOError: another one holds it and `wait` is off.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as stream:
+        fcntl.flock(stream, kind if wait else kind | fcntl.LOCK_NB)
+        yield
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a folder, made where there is none, as `locked` holds a file; its holder may remove it.
+
+    Raises:
+        BlockingIOError: another one holds it and `wait` is off.
+    """
+    while (stream := _try_folder(folder, wait)) is None:
+        pass
+    with stream:
+        yield
+
+
+def _try_folder(folder: Path, wait: bool) -> BinaryIO | None:
+    """The file in a folder that who holds it has locked; None: the folder was removed in the meantime."""
+    lock = folder / LOCK_FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stream = stack.enter_context(lock.open("wb"))
+            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(stream.fileno()), lock.stat()):
+                stack.pop_all()
+                return stream
+        except FileNotFoundError:
+            pass
+    return None
