@@ -208,8 +208,9 @@ def _scratch(path: Path) -> Iterator[Path]:
     for left in path.parent.glob(f"{glob.escape(_hidden(path))}*{_SCRATCH}"):
         with contextlib.suppress(OSError):  # somebody holds it, or it is gone
             if time.time() - left.stat().st_mtime > _NOT_YET_HELD:
-                with locked(left / LOCK_FILE, wait=False):
-                    shutil.rmtree(left)
+                with locked(left / LOCK_FILE, wait=False) as is_held:
+                    if is_held:
+                        shutil.rmtree(left)
     folder = Path(tempfile.mkdtemp(prefix=_hidden(path), suffix=_SCRATCH, dir=path.parent))
     try:
         with locked(folder / LOCK_FILE):
