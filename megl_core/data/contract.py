@@ -73,6 +73,19 @@ class BadRow:
         return f"{ANNOTATIONS} line {self.line}: {self.reason}"
 
 
+def stated(sample: Sample) -> dict[str, Any]:
+    """What the annotations say of a sample, in the manifest's columns and without the split."""
+    return {
+        "id": sample.id,
+        "label": sample.label,
+        "group": sample.group,
+        "image": sample.image,
+        "mask": sample.mask,
+        "explanations": list(sample.explanations),
+        "extra": canonical_json(dict(sample.extra)).decode(),
+    }
+
+
 def refuse_to_replace(dataset: Path) -> None:
     """Refuse a place that holds something else than nothing or a dataset that an importer wrote.
 

@@ -13,9 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from megl_core.config import DataConfig, StorageConfig
-from megl_core.data import contract, images, manifest
+from megl_core.data import contract, images
 from megl_core.data.importers import IMPORTERS, base, import_dataset, writer
-from megl_core.data.manifest import known_labels, read_manifest, root_digest, scan, write_manifest
+from megl_core.data.manifest import (
+    known_labels,
+    measuring_code,
+    read_manifest,
+    root_digest,
+    scan,
+    write_manifest,
+)
 from megl_core.data.sources import Source, fetched, find_source
 from megl_core.errors import DataError
 from megl_core.files import (
@@ -102,7 +109,7 @@ def ingest(
         "imported": record.get("imported") or sha256_tree(dataset),
         "imported_md5": record.get("imported_md5") or version.md5,
         "digest": digest,
-        "measured_by": _measuring_code(),
+        "measured_by": measuring_code(),
     }
     write_json(_record_file(dataset), record)
     if storage.dvc_remote:
@@ -183,13 +190,9 @@ def _code_of(*modules: Any) -> list[str]:
     return [sha256_file(Path(str(module.__file__))) for module in modules]
 
 
-def _measuring_code() -> str:
-    return sha256_json(_code_of(images, manifest))
-
-
 def _known_manifest(workspace: Path, record: dict[str, Any]) -> Path | None:
     """The last manifest, where its measures are those that the code of today would take."""
-    if not record.get("digest") or record.get("measured_by") != _measuring_code():
+    if not record.get("digest") or record.get("measured_by") != measuring_code():
         return None
     path = _manifest_path(workspace, record["digest"])
     try:

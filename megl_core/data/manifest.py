@@ -18,11 +18,19 @@ import pyarrow.parquet as pq
 
 from megl_core.config import SplitConfig
 from megl_core.data import images
-from megl_core.data.contract import ANNOTATIONS, TRAIN, BadRow, Sample, declared_labels, read_annotations
+from megl_core.data.contract import (
+    ANNOTATIONS,
+    TRAIN,
+    BadRow,
+    Sample,
+    declared_labels,
+    read_annotations,
+    stated,
+)
 from megl_core.data.images import decode_image, decode_mask, difference_hash, read_file
 from megl_core.data.split import assign_splits
 from megl_core.errors import DataError, IntegrityError
-from megl_core.files import atomic_file, canonical_json, resolve_inside, sha256_file, sha256_json
+from megl_core.files import atomic_file, resolve_inside, sha256_file, sha256_json
 from megl_core.progress import Reporter, get_reporter
 
 SCHEMA = pa.schema(
@@ -102,7 +110,7 @@ def scan(
                 rows.clear()
     batches.append(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
     table = pa.Table.from_batches(batches, schema=SCHEMA)
-    return table.replace_schema_metadata({_MEASURED_BY: _measuring_code()})
+    return table.replace_schema_metadata({_MEASURED_BY: measuring_code().encode()})
 
 
 def row_digest(row: Mapping[str, Any]) -> str:
@@ -258,11 +266,11 @@ class _Probe:
     def measure(self, numbered: tuple[int, Sample]) -> Row:
         """The manifest's row of a sample, without `split` and `row_sha256`."""
         line, sample = numbered
-        stated = _stated(sample)
-        texts = stated["explanations"]
+        said = stated(sample)
+        texts = said["explanations"]
         return {
             "line": line,
-            **stated,
+            **said,
             **self._image(sample.image),
             **self._mask(sample.mask),
             "text_sha256": sha256_json(texts) if texts else None,
@@ -288,23 +296,10 @@ class _Probe:
         return {"mask_sha256": sha256, **(self.masks.get(sha256) or _measure_mask(content))}
 
 
-def _stated(sample: Sample) -> Row:
-    """What the annotations say of a sample, in the manifest's form and without the split."""
-    return {
-        "id": sample.id,
-        "label": sample.label,
-        "group": sample.group,
-        "image": sample.image,
-        "mask": sample.mask,
-        "explanations": list(sample.explanations),
-        "extra": canonical_json(dict(sample.extra)).decode(),
-    }
-
-
 def _says_the_same(sample: Sample | BadRow, row: Row) -> bool:
     if isinstance(sample, BadRow) or sample.split not in (None, row["split"]):
         return False
-    return all(row[name] == value for name, value in _stated(sample).items())
+    return all(row[name] == value for name, value in stated(sample).items())
 
 
 def _measure_image(content: bytes) -> Row:
@@ -330,14 +325,14 @@ def _known(manifest: Path, key: str, measures: tuple[str, ...]) -> dict[str, Row
         table = read_manifest(manifest, [key, *measures])
     except DataError:
         return {}
-    if (table.schema.metadata or {}).get(_MEASURED_BY) != _measuring_code():
+    if (table.schema.metadata or {}).get(_MEASURED_BY) != measuring_code().encode():
         return {}
     return {row.pop(key): row for row in table.to_pylist() if row[key] is not None}
 
 
-def _measuring_code() -> bytes:
-    sources = (Path(__file__), Path(images.__file__))
-    return sha256_json([sha256_file(source) for source in sources]).encode()
+def measuring_code() -> str:
+    """Digest of the code that measures images and masks."""
+    return sha256_json([sha256_file(Path(source)) for source in (images.__file__, __file__)])
 
 
 def _in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

@@ -5,9 +5,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from megl_core.data.contract import ANNOTATIONS, BadRow, read_annotations
+from megl_core.data.contract import ANNOTATIONS, BadRow, read_annotations, stated
 from megl_core.errors import IntegrityError
-from megl_core.files import canonical_json
 from megl_core.storage.objects import StoredFolder, stored_folder
 
 if TYPE_CHECKING:
@@ -83,20 +82,6 @@ def _other_annotations(folder: StoredFolder, manifest: "pa.Table") -> Iterator[s
             return
         for line, sample in read_annotations(Path(scratch)):
             row = wanted.pop(line, None)
-            if isinstance(sample, BadRow) or row != _row(line, sample):
+            if isinstance(sample, BadRow) or row != {"line": line, **stated(sample)}:
                 yield f"{ANNOTATIONS} line {line} (not as in the manifest)"
     yield from (f"{row['id']} (not in {ANNOTATIONS})" for row in wanted.values())
-
-
-def _row(line: int, sample: Any) -> dict[str, Any]:
-    """A sample in the manifest's columns."""
-    return {
-        "id": sample.id,
-        "line": line,
-        "label": sample.label,
-        "group": sample.group,
-        "image": sample.image,
-        "mask": sample.mask,
-        "explanations": list(sample.explanations),
-        "extra": canonical_json(dict(sample.extra)).decode(),
-    }

@@ -111,7 +111,7 @@ def test_measures_of_other_code_are_not_reused(
 ) -> None:
     record = read_json(tmp_path / "datasets" / "scenes.json")
     assert module._known_manifest(tmp_path, record) == first.manifest
-    monkeypatch.setattr(module, "_measuring_code", lambda: "changed")
+    monkeypatch.setattr(module, "measuring_code", lambda: "changed")
     assert module._known_manifest(tmp_path, record) is None
 
 

@@ -111,18 +111,15 @@ def test_bad_arrays_say_why(tmp_path: Path, array: np.ndarray, reason: str) -> N
         load_map(tmp_path / "map.npy")
 
 
-def test_an_array_that_claims_more_than_its_file_holds(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("header", "damaged"),
+    [(b"(4, 4)", b"(4, 9)"), (b"(4, 4), }", b"(4, 4), (")],
+    ids=["claims more than the file holds", "is no Python literal"],
+)
+def test_an_array_with_a_damaged_header(tmp_path: Path, header: bytes, damaged: bytes) -> None:
     np.save(tmp_path / "map.npy", np.zeros((4, 4)))
     content = (tmp_path / "map.npy").read_bytes()
-    (tmp_path / "map.npy").write_bytes(content.replace(b"(4, 4)", b"(4, 9)"))
-    with pytest.raises(DataError, match=r"no usable .npy"):
-        load_map(tmp_path / "map.npy")
-
-
-def test_an_array_with_a_damaged_header(tmp_path: Path) -> None:
-    np.save(tmp_path / "map.npy", np.zeros((4, 4)))
-    content = (tmp_path / "map.npy").read_bytes()
-    (tmp_path / "map.npy").write_bytes(content.replace(b"(4, 4), }", b"(4, 4), ("))
+    (tmp_path / "map.npy").write_bytes(content.replace(header, damaged))
     with pytest.raises(DataError, match=r"no usable .npy"):
         load_map(tmp_path / "map.npy")
 
